@@ -1,0 +1,25 @@
+"""Errors that a user can cause and mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DualLoRAError(ValueError):
+    """Something the caller gave cannot be used; the message names it, what was expected, and what to type instead.
+
+    The command line prints it without a trace back and exits with code 2.
+    """
+
+
+def unknown(kind: str, value: str, known: Iterable[str]) -> DualLoRAError:
+    """An error for a name that does not exist, with the nearest one that does.
+
+    >>> str(unknown("method", "dualora", ["duallora", "lora"]))
+    "unknown method 'dualora'; did you mean 'duallora'? Known: duallora, lora"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    return DualLoRAError(f"unknown {kind} '{value}'{hint} Known: {', '.join(names)}")
