@@ -1,0 +1,212 @@
+"""The whole contract between a method and the rest of the library.
+
+A method sees images, labels and what task they belong to; never a loader, an optimiser, a device wrapper or a file.
+Life of a method: for each task `begin_task`, then (if anything trains) many `loss`, then `end_task`; at any time `encode` and
+`decode`; `state` and `load_state` carry it over a save.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from duallora.methods.rows import Rows
+
+State = dict[str, Tensor]
+
+
+class Batches(Protocol):
+    """Images of a task in evaluation form; each iteration is one pass: ((b, 3, S, S) float, (b,) class indices)."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class BackboneLike(Protocol):
+    """What a method uses of a backbone."""
+
+    dim: int
+    depth: int
+    has_class_token: bool
+
+    @property
+    def attention(self) -> list[nn.Module]: ...
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class MethodConfig(BaseModel):
+    """Options of a method: typed and closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a method may know of a task.
+
+    Attributes:
+        index: 0, 1, ... in order of arrival.
+        classes: indices into the learner's list of classes; some may have been seen in an earlier task.
+        images: number of training images.
+        members: for a cumulative method, the classes of each task so far, this one included.
+    """
+
+    index: int
+    classes: tuple[int, ...]
+    images: int
+    members: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What one pass through the network yields for a batch.
+
+    Attributes:
+        features: (b, d) class token after the final norm, float32.
+        evidence: (b, T) per-task evidence gathered on the way, or None.
+    """
+
+    features: Tensor
+    evidence: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Scores of a batch.
+
+    Attributes:
+        rows: (b, R) score of each row, comparable over rows; a row is one class of one task.
+        tasks: (b, T) log-scores of the tasks, where the method predicts the task by itself.
+        distance: (b,) how far the image is from anything learned; 1 is the limit of what counts as known.
+    """
+
+    rows: Tensor
+    tasks: Tensor | None = None
+    distance: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method costs after the tasks so far.
+
+    Attributes:
+        bytes_kept: bytes that must be stored beside the backbone to go on learning and predicting.
+        passes_per_image: forward passes of the backbone per predicted image.
+        images_kept: training images stored.
+    """
+
+    bytes_kept: int
+    passes_per_image: float = 1.0
+    images_kept: int = 0
+
+
+@dataclass
+class TaskLog:
+    """Facts about the last task that a method wants on record (capacity, warnings)."""
+
+    capacity: list[float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Method(nn.Module, ABC):
+    """Base of all methods; `rows` says which class of which task each output stands for."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    readouts: ClassVar[tuple[str, ...]] = ("default",)
+    cumulative: ClassVar[bool] = False  # True: each task brings all images so far (upper bound only)
+    cached: ClassVar[bool] = False  # True: `loss` takes encoded features, since nothing below them trains
+
+    def __init__(self, backbone: BackboneLike, config: MethodConfig) -> None:
+        """Attach to a backbone, which serves this method alone from here on."""
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.rows = Rows()
+        self.log = TaskLog()
+
+    @abstractmethod
+    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
+        """Prepare for a task; iterating `batches` costs one pass over its images."""
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What the optimiser updates in this task; empty where nothing trains."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Training loss of a batch: images (b, 3, S, S) (features (b, d) if `cached`), labels (b,) class indices."""
+        raise NotImplementedError(f"{self.name} has nothing to train")
+
+    @abstractmethod
+    def end_task(self, batches: Batches) -> None:
+        """Collect what must be remembered; iterating `batches` costs one pass over the task's images."""
+
+    def encode(self, images: Tensor) -> Encoding:
+        """One pass through the network: (b, 3, S, S) -> features and task evidence."""
+        return Encoding(self.backbone(images).float())
+
+    def encode_for(self, images: Tensor, readouts: Iterable[str]) -> Encoding:
+        """An encoding from which all of the given read-outs can be decoded."""
+        return self.encode(images)
+
+    @abstractmethod
+    def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
+        """Scores from an encoding, by the configured read-out or another of `readouts`."""
+
+    @property
+    def readout(self) -> str:
+        """The read-out that predictions use."""
+        return str(getattr(self.config, "readout", self.readouts[0]))
+
+    def forward(self, images: Tensor) -> Output:
+        """encode, then decode."""
+        return self.decode(self.encode(images))
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything learned, as named tensors; with the backbone and the config it is the whole method."""
+
+    @abstractmethod
+    def load_state(self, state: State) -> None:
+        """Restore `state()` into a fresh method on the same backbone.
+
+        Raises:
+            DualLoRAError: a tensor is missing, unexpected, or has another shape.
+        """
+
+    def cost(self) -> Cost:
+        """Measured from the state itself."""
+        kept = sum(t.numel() * t.element_size() for t in self.state().values())
+        return Cost(kept)
+
+    def displayed(self, readout: str | None = None) -> str:
+        """The name in tables: the read-out is always told where there is a choice."""
+        chosen = readout or self.readout
+        return self.name if chosen == self.readouts[0] else f"{self.name}+{chosen}"
+
+
+def prefixed(name: str, state: State) -> State:
+    """The state of a part under its name: {"A": t} -> {"name.A": t}."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def part(name: str, state: State) -> State:
+    """The reverse of `prefixed`."""
+    return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def each(batches: Batches) -> Iterable[tuple[Tensor, Tensor]]:
+    """Iterate without gradients, so that no method can forget to."""
+    with torch.no_grad():
+        yield from batches
+
+
+def options(config: MethodConfig) -> dict[str, Any]:
+    """The config as JSON scalars and lists."""
+    return config.model_dump(mode="json")

@@ -1,0 +1,42 @@
+"""Carrying earlier class statistics along when features drift."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Carry:
+    """The affine change x -> x W + o of features over a task, fitted on the images at hand.
+
+    Earlier classes have no images any more, but the new ones show how the feature space has moved. W is the ridge solution
+    pulled towards the identity: minimise ||X_old W + o - X_new||^2 + alpha ||W - I||^2 over the task's images. Semantic drift
+    compensation (Yu et al. 2020) moves means by a local average of the same differences; a linear map is its smooth form.
+    Old features are held until `solve` and never kept.
+    """
+
+    def __init__(self, ridge: float = 1.0) -> None:
+        """`ridge` times n / d of the mean square of the old features is alpha."""
+        self.ridge = ridge
+        self.old: list[Tensor] = []
+        self.new: list[Tensor] = []
+
+    def before(self, features: Tensor) -> None:
+        """Features (b, d) of a batch before training."""
+        self.old.append(features.detach().cpu())
+
+    def after(self, features: Tensor) -> None:
+        """Features of the same batches in the same order after training."""
+        self.new.append(features.detach().cpu())
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """W (d, d) and o (d,), float64."""
+        X, Y = torch.cat(self.old).double(), torch.cat(self.new).double()
+        n, d = X.shape
+        centre, moved = X.mean(0), Y.mean(0)
+        Xc, Yc = X - centre, Y - moved
+        G = Xc.T @ Xc
+        alpha = self.ridge * G.trace() / d + 1e-12
+        delta = torch.linalg.solve(G + alpha * torch.eye(d, dtype=torch.float64), Xc.T @ (Yc - Xc))
+        W = torch.eye(d, dtype=torch.float64) + delta
+        return W, moved - centre @ W

@@ -1,0 +1,103 @@
+"""The dynamic memory: what each task's bases say of an image, and what follows for gates, task identity and logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Bases:
+    """Mutually orthogonal bases Psi_1 ... Psi_T of one map's input, and the mean relevance of each on its own images."""
+
+    def __init__(self, dim: int) -> None:
+        """No task yet."""
+        self.Phi = torch.zeros(dim, 0)  # (d, K) = [Psi_1 ... Psi_T], float32
+        self.sizes: list[int] = []
+        self.usual = torch.zeros(0)  # (T,) mean of ||Psi_t^T xbar||^2 / ||xbar||^2 over task t's training images
+
+    def add(self, Psi: Tensor, usual: float) -> None:
+        """Append a task's basis (d, k), k >= 0."""
+        self.Phi = torch.cat([self.Phi, Psi.to(self.Phi)], 1)
+        self.sizes.append(Psi.shape[1])
+        self.usual = torch.cat([self.usual, self.usual.new_tensor([usual])])
+
+    def task(self, t: int) -> Tensor:
+        """Psi_t (d, k_t), t counted from 0."""
+        return self.Phi.split(self.sizes, 1)[t]
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors."""
+        self.Phi, self.usual = self.Phi.to(device), self.usual.to(device)
+
+    def relevance(self, xbar: Tensor) -> Tensor:
+        """rho (b, T): share of ||xbar||^2 inside each task's basis over its usual share; 1 is what the task's own images have.
+
+        A task that added no direction has relevance 0. All tasks at once: one (b, d) x (d, K) product.
+        """
+        with torch.autocast(xbar.device.type, enabled=False):
+            inside = (xbar.float() @ self.Phi).square()
+            owner = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes, dtype=torch.int64))
+            energy = inside.new_zeros(len(xbar), len(self.sizes)).index_add_(1, owner.to(xbar.device), inside)
+            share = energy / xbar.float().square().sum(1, keepdim=True).clamp_min(1e-12)
+            return torch.where(self.usual > 0, share / self.usual.clamp_min(1e-12), torch.zeros_like(share))
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors of the bases."""
+        return {"Phi": self.Phi, "sizes": torch.tensor(self.sizes, dtype=torch.int64), "usual": self.usual}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore `state()`."""
+        self.Phi, self.usual, self.sizes = state["Phi"].clone(), state["usual"].clone(), state["sizes"].tolist()
+
+
+def task_posterior(evidence: Tensor, temperature: float) -> Tensor:
+    """pi = softmax(evidence / T): (b, T) -> (b, T)."""
+    return torch.softmax(evidence / temperature, dim=1)
+
+
+def confidence(pi: Tensor, kind: str) -> Tensor:
+    """c (b,) in [0, 1] of a posterior (b, T): its maximum, its lead over the second, or 1 - entropy / log T.
+
+    >>> confidence(torch.tensor([[0.75, 0.25]]), "margin")
+    tensor([0.5000])
+    """
+    tasks = pi.shape[1]
+    if tasks == 1:
+        return torch.ones_like(pi[:, 0])
+    if kind == "max":
+        return pi.amax(1)
+    if kind == "margin":
+        top = pi.topk(2, dim=1).values
+        return top[:, 0] - top[:, 1]
+    entropy = torch.special.entr(pi).sum(1)
+    return (1 - entropy / torch.log(torch.tensor(float(tasks)))).clamp(0, 1)
+
+
+def calibrate(logits: Tensor, row_task: Tensor, pi: Tensor, c: Tensor, weight: float) -> Tensor:
+    """o'_j = o_j + lambda c log pi_task(j); lambda = 0 returns the logits themselves.
+
+    Args:
+        logits: (b, R) of all rows.
+        row_task: (R,) task of each row.
+        pi: (b, T) task posterior.
+        c: (b,) its confidence.
+        weight: lambda.
+    """
+    if weight == 0:
+        return logits
+    return logits + weight * c.unsqueeze(1) * pi.clamp_min(1e-12).log()[:, row_task]
+
+
+def gates_of(relevance: Tensor, kind: str, basis: str) -> Tensor:
+    """Gates (b, T + 1) in [0, 1] of residuals 0 .. T from relevances (b, T) of the bases known so far.
+
+    "basis": residual t lives in the basis that task t-1 added (`basis` "previous"), in all of them ("all": the most relevant
+    counts), or in its own ("own"). "task": its own task's basis, whatever it lives in. Residual 0 does not exist; its gate is 1.
+    """
+    b = relevance.clamp(0, 1)
+    one = b.new_ones(len(b), 1)
+    if kind == "task" or basis == "own":
+        return torch.cat([b, one], 1)
+    if basis == "previous":
+        return torch.cat([one, b], 1)
+    return torch.cat([one, b.cummax(1).values], 1)

@@ -1,0 +1,184 @@
+"""DualLoRA as a method on the common contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from duallora.lowrank import capacity, slots
+from duallora.methods.base import (
+    BackboneLike,
+    Batches,
+    Encoding,
+    MethodConfig,
+    Output,
+    State,
+    TaskInfo,
+    TaskLog,
+    each,
+    part,
+    prefixed,
+)
+from duallora.methods.duallora.carry import Carry
+from duallora.methods.duallora.config import DualLoRAConfig
+from duallora.methods.duallora.memory import calibrate, confidence, task_posterior
+from duallora.methods.duallora.site import DualLinear, Reading
+from duallora.methods.reading import ReadingMethod
+from duallora.methods.readout import Sample
+
+
+class DualLoRA(ReadingMethod):
+    """Dual low-rank adaptation (Chen et al., "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models", 2024).
+
+    Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; Z and B of
+    the residual adapter, confined to a basis; the newest head. Frozen: the backbone, earlier heads and residuals. Kept per
+    task: the factors, the bases, class means (and one covariance in all); no image. One pass per image.
+
+    The public sources give the idea, not every equation; what is chosen is a field of `DualLoRAConfig` each.
+    """
+
+    name: ClassVar[str] = "duallora"
+    Config: ClassVar[type[MethodConfig]] = DualLoRAConfig
+    readouts: ClassVar[tuple[str, ...]] = ("gaussian", "posterior", "energy", "heads")
+    config: DualLoRAConfig
+
+    def __init__(self, backbone: BackboneLike, config: DualLoRAConfig) -> None:
+        """Wrap the chosen maps of the backbone."""
+        super().__init__(backbone, config, config.shrinkage)
+        self.sites = nn.ModuleList()
+        for slot in slots(backbone.attention, config.placement, config.blocks):
+            site = DualLinear(slot, config, backbone.has_class_token)
+            slot.attach(site)
+            self.sites.append(site)
+        self.carry: Carry | None = None
+        self._task = -1
+
+    def _sites(self) -> list[DualLinear]:
+        return list(self.sites)  # type: ignore[arg-type]
+
+    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
+        """Fresh adapters; a pass over the images only where old features or the task's own basis are asked for."""
+        self._task = task.index
+        self.log = TaskLog()
+        own = [None] * len(self.sites)
+        self.carry = Carry() if self.config.carry and task.index > 0 else None
+        wants_own = self.config.residual and self.config.residual_basis == "own" and task.index > 0
+        if self.carry or wants_own:
+            for site in self._sites():
+                if wants_own:
+                    site.collect()
+            for images, _ in each(batches):
+                features = self.encode(images).features
+                if self.carry:
+                    self.carry.before(features)
+            if wants_own:
+                own = [site.extension(task.index) for site in self._sites()]  # type: ignore[misc]
+                for site in self._sites():
+                    site.stop()
+        super().begin_task(task, batches)
+        for site, extension in zip(self._sites(), own, strict=True):
+            site.begin(task.index, len(task.classes), extension)
+
+    def _pass(self, images: Tensor, evidence: bool) -> tuple[Tensor, Reading]:
+        """One pass through the network with a fresh reading in every site."""
+        reading = Reading(wanted=evidence)
+        for site in self._sites():
+            site.reading = reading
+        return self.backbone(images).float(), reading
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the newest head over its own classes, or against the Gaussians of earlier ones too."""
+        features, _ = self._pass(images, evidence=False)
+        if self.config.loss == "seen":
+            return self.read.seen_loss(features, labels)
+        return self.read.local_loss(features, labels)
+
+    def end_task(self, batches: Batches) -> None:
+        """One pass: second moments of every site, class Gaussians, drift; then fold and extend."""
+        sample, first = Sample(), len(self.rows) - len(self.rows.members[-1])
+        for site in self._sites():
+            site.collect()
+        for images, labels in each(batches):
+            for site in self._sites():
+                site.labels = self.read.local(labels) + first
+            features, _ = self._pass(images, evidence=False)
+            self.read.collect(features, labels)
+            sample.add(features, labels)
+            if self.carry:
+                self.carry.after(features)
+        if self.carry:
+            self.read.gaussians.carry(first, *self.carry.solve())
+            self.carry = None
+        self.log.capacity = []
+        for site in self._sites():
+            extension = site.end(self._task, len(self.rows.members[-1]))
+            self.log.capacity.append(capacity(site.bases.Phi))
+            if extension.full:
+                self.log.notes.append(
+                    f"block {site.block}: full, {site.bases.Phi.shape[1]} of {site.bases.Phi.shape[0]} directions used; "
+                    f"{extension.captured:.1%} of this task's energy is protected instead of "
+                    f"{self.config.energy_at(self._task):.1%}. Lower `energy`, or use a wider backbone."
+                )
+        self.read.finish(sample.features, sample.labels)
+
+    def encode(self, images: Tensor) -> Encoding:
+        """Features and, where the configured read-out uses them, energies of the tasks' bases."""
+        return self.encode_for(images, (self.readout,))
+
+    def encode_for(self, images: Tensor, readouts: Iterable[str]) -> Encoding:
+        """The same for several read-outs."""
+        wanted = "energy" in readouts
+        features, reading = self._pass(images, wanted)
+        if not reading.relevance or not wanted:
+            return Encoding(features)
+        chosen = self.config.evidence_blocks
+        depth = self.backbone.depth
+        kept = [r for b, r in reading.relevance if chosen is None or b in {c % depth for c in chosen}]
+        return Encoding(features, torch.stack(kept).mean(0))
+
+    def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
+        """Scores by one of the read-outs; see `DualLoRAConfig.readout`."""
+        chosen, cfg = readout or self.readout, self.config
+        if chosen == "gaussian":
+            return self.read.output(encoding, "gaussian")
+        logits = self.read.scores(encoding.features, "heads")
+        owner, distance = self.rows.task_index(logits.device), self.read.distance(encoding.features)
+        if chosen == "heads":
+            return Output(logits, distance=distance)
+        if chosen == "energy":
+            if encoding.evidence is None:
+                raise RuntimeError("the energy read-out needs encode_for(images, ['energy'])")
+            pi = task_posterior(encoding.evidence, cfg.temperature)
+        else:
+            scores = self.read.gaussians.scores(encoding.features)
+            mass = torch.softmax(scores, 1)
+            pi = mass.new_zeros(len(mass), int(owner.max()) + 1).index_add_(1, owner, mass)
+            # Heads of different tasks are trained apart and not comparable: each becomes log P(class | task).
+            for t in range(pi.shape[1]):
+                logits = torch.where(owner == t, logits - logits[:, owner == t].logsumexp(1, keepdim=True), logits)
+            return Output(logits + pi.clamp_min(1e-12).log()[:, owner], pi.clamp_min(1e-12).log(), distance)
+        c = confidence(pi, cfg.confidence)
+        return Output(calibrate(logits, owner, pi, c, cfg.calibration), pi.clamp_min(1e-12).log(), distance)
+
+    @property
+    def capacity(self) -> list[float]:
+        """Used share of the directions of each site, in [0, 1]."""
+        return [capacity(site.bases.Phi) for site in self._sites()]
+
+    def state(self) -> State:
+        """Read-out and all sites."""
+        state = super().state()
+        for i, site in enumerate(self._sites()):
+            state |= prefixed(f"site.{i}", site.state())
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Restore `state()` into a fresh method; see `DualLinear.load_state`."""
+        super().load_state(state)
+        for i, site in enumerate(self._sites()):
+            site.load_state(part(f"site.{i}", state))
+        self._task = len(self.rows.members) - 1
+        self.log = TaskLog(capacity=self.capacity)

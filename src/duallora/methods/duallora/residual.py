@@ -1,0 +1,85 @@
+"""The residual adapters: one per task, confined to a basis, all of them one concatenated low-rank product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualAdapter(nn.Module):
+    """x -> sum over tasks t of g_t(x) x A_t^T B_t^T, with A_t = Z_t Psi^T for a basis Psi given at the task's begin.
+
+    The factors of finished tasks are frozen and concatenated, so that the cost is that of one skinny product of rank
+    r T, without a loop over tasks. A gate scales the r hidden values of its task, which is as good as scaling its output.
+    """
+
+    A: Tensor
+    B: Tensor
+    owner: Tensor
+    basis: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """No task yet."""
+        super().__init__()
+        self.register_buffer("A", torch.zeros(0, inputs), persistent=False)  # (R, d), finished tasks
+        self.register_buffer("B", torch.zeros(outputs, 0), persistent=False)  # (rows, R)
+        self.register_buffer("owner", torch.zeros(0, dtype=torch.int64), persistent=False)  # (R,), task of each rank
+        self.register_buffer("basis", torch.zeros(inputs, 0), persistent=False)
+        self.Z: nn.Parameter | None = None
+        self.B_new: nn.Parameter | None = None
+        self.task = -1
+
+    def begin(self, task: int, basis: Tensor, rank: int) -> None:
+        """Train a new residual inside span(basis), basis (d, k) orthonormal; nothing trains where k = 0."""
+        self.task, self.basis = task, basis.float()
+        if basis.shape[1]:
+            self.Z = nn.Parameter(torch.empty(rank, basis.shape[1], device=basis.device))
+            self.B_new = nn.Parameter(torch.zeros(self.B.shape[0], rank, device=basis.device))
+            nn.init.kaiming_uniform_(self.Z, a=math.sqrt(5))
+
+    def _down(self) -> Tensor | None:
+        """A_t (r, d) of the task in training."""
+        if self.Z is None:
+            return None
+        with torch.autocast(self.Z.device.type, enabled=False):
+            return self.Z @ self.basis.T
+
+    def end(self) -> None:
+        """Freeze the task's factors and join them to the others."""
+        down = self._down()
+        if down is not None and self.B_new is not None:
+            self.A = torch.cat([self.A, down.detach()])
+            self.B = torch.cat([self.B, self.B_new.detach()], 1)
+            self.owner = torch.cat([self.owner, torch.full((len(down),), self.task, device=self.owner.device)])
+        self.Z = self.B_new = None
+
+    @property
+    def rank(self) -> int:
+        """Ranks of all tasks together, the one in training included."""
+        return len(self.owner) + (0 if self.Z is None else len(self.Z))
+
+    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
+        """The update of x (b, N, d).
+
+        Args:
+            x: input of the map.
+            gates: (b, T) in [0, 1], a weight for each task's residual; None is all ones. The task in training counts as 1.
+        """
+        A, B = self.A, self.B
+        down = self._down()
+        if down is not None and self.B_new is not None:
+            A, B = torch.cat([A, down]), torch.cat([B, self.B_new], 1)
+        hidden = F.linear(x, A)
+        if gates is not None and len(self.owner):
+            g = gates[:, self.owner]
+            if down is not None:
+                g = torch.cat([g, g.new_ones(len(g), len(down))], 1)
+            hidden = hidden * g.unsqueeze(1).to(hidden.dtype)
+        return F.linear(hidden, B)
+
+    def merged(self) -> Tensor:
+        """sum over tasks of B_t A_t (rows, d): what all gates at 1 add to the map."""
+        return self.B @ self.A

@@ -1,0 +1,218 @@
+"""One adapted map of one block: the frozen map, both adapters, the bases of its input, its share of the memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from duallora.lowrank import Extension, SecondMoment, Slot, extend_basis, head_features
+from duallora.methods.duallora.config import DualLoRAConfig
+from duallora.methods.duallora.memory import Bases, gates_of
+from duallora.methods.duallora.orthogonal import OrthogonalAdapter
+from duallora.methods.duallora.residual import ResidualAdapter
+from duallora.methods.gaussian import ClassGaussians
+
+
+@dataclass
+class Reading:
+    """What the memory gathers on one pass through the network, block after block.
+
+    Attributes:
+        wanted: whether energies are to be kept as evidence of the task.
+        relevance: one (b, T) per block read.
+        scores: (b, R) summed class scores of the blocks so far, for the posterior gate.
+    """
+
+    wanted: bool = False
+    relevance: list[tuple[int, Tensor]] = field(default_factory=list)
+    scores: Tensor | None = None
+
+
+class DualLinear(nn.Module):
+    """A linear map of an attention module with DualLoRA's updates of some of its outputs.
+
+    The orthogonal updates of finished tasks are folded into the map's weight and cost nothing; live are only the one in
+    training and the residuals.
+    """
+
+    def __init__(self, slot: Slot, config: DualLoRAConfig, class_token: bool) -> None:
+        """Wrap the slot's map; `slot.attach(self)` puts it in place."""
+        super().__init__()
+        self.base = slot.linear
+        self.block, self.rows, self.config = slot.block, dict(slot.rows), config
+        self.fused, self.class_token = slot.attribute == "qkv", class_token
+        self.attention = (slot.owner,)  # in a tuple: a child of its own child would make a cycle of modules
+        d = self.base.in_features
+        self.bases = Bases(d)
+        self.orthogonal = nn.ModuleDict()
+        self.residual = nn.ModuleDict({name: ResidualAdapter(d, width) for name, (_, width) in self.rows.items()})
+        self.folded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.rows}
+        self.gaussians = ClassGaussians(d, config.shrinkage) if self.gates_by_posterior else None
+        self.row_task: list[int] = []
+        self.reading = Reading()
+        self.moment: SecondMoment | None = None
+        self.moment_xbar: SecondMoment | None = None
+        self.labels: Tensor | None = None  # rows of the batch, set while statistics are collected
+
+    @property
+    def weight(self) -> Tensor:
+        """The map's weight with all folded updates."""
+        return self.base.weight
+
+    @property
+    def gates_by_posterior(self) -> bool:
+        """Whether class Gaussians of this map's features feed the gates."""
+        return self.config.residual and self.config.gate == "posterior"
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether any residual is live."""
+        return any(r.rank for r in self.residual.values())  # type: ignore[misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, N, d) -> (b, N, outputs)."""
+        y: Tensor = self.base(x)
+        gates = self._read(x, y)
+        for name, (first, width) in self.rows.items():
+            part = y.narrow(-1, first, width)
+            if name in self.orthogonal:
+                part.add_(self.orthogonal[name](x))
+            if self.residual[name].rank:
+                part.add_(self.residual[name](x, gates))
+        return y
+
+    @torch.no_grad()
+    def _read(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Feed memory and statistics; return the gates of the residuals, None where nothing is gated."""
+        collecting = self.moment is not None
+        gated = self.has_residual and self.config.gate != "off"
+        if not (collecting or gated or (self.reading.wanted and self.bases.sizes)):
+            return None
+        heads = self._features(x, y)
+        xbar = heads.mean(1)
+        if self.moment is not None and self.moment_xbar is not None:
+            kind = self.config.feature
+            self.moment.update(x if kind == "all_tokens" else heads if kind == "per_head" else xbar)
+            self.moment_xbar.update(torch.nn.functional.normalize(xbar, dim=1))
+            if self.gaussians is not None and self.labels is not None:
+                self.gaussians.update(xbar, self.labels)
+        relevance = None
+        if self.bases.sizes and (self.reading.wanted or (gated and not self.gates_by_posterior)):
+            relevance = self.bases.relevance(xbar)
+            self.reading.relevance.append((self.block, relevance))
+        if not gated:
+            return None
+        if self.gates_by_posterior:
+            return self._posterior(xbar)
+        return None if relevance is None else gates_of(relevance, self.config.gate, self.config.residual_basis)
+
+    def _features(self, x: Tensor, y: Tensor) -> Tensor:
+        """Per-head features (b, H, d): class attention for the qkv map, the class token's own row for the output projection."""
+        if self.fused:
+            return head_features(x, y, self.attention[0], self.class_token)
+        return (x[:, :1] if self.class_token else x.mean(1, keepdim=True)).float()
+
+    def _posterior(self, xbar: Tensor) -> Tensor | None:
+        """Gates (b, T): posterior of each task from the class scores of this block and those before it."""
+        if not self.row_task or self.gaussians is None:
+            return None
+        tasks = max(self.row_task) + 1
+        if len(self.orthogonal):  # in training: the images are known to belong to the new task, so to none of the earlier ones
+            return xbar.new_zeros(len(xbar), tasks)
+        scores = self.gaussians.scores(xbar)[:, : len(self.row_task)]
+        before = self.reading.scores
+        scores = scores if before is None else scores + before
+        self.reading.scores = scores
+        owner = torch.tensor(self.row_task, device=scores.device)
+        mass = scores.new_zeros(len(scores), tasks).index_add_(1, owner, torch.softmax(scores, 1))
+        return mass
+
+    def begin(self, task: int, rows: int, own: Extension | None) -> None:
+        """Start a task: fresh orthogonal update, a residual where there is a basis for it.
+
+        Args:
+            task: index from 0.
+            rows: number of classes of the task.
+            own: for `residual_basis` "own", what the task's features would add before any training.
+        """
+        device, cfg = self.base.weight.device, self.config
+        self.bases.to(device)
+        if self.gaussians is not None:
+            self.gaussians.grow(rows)
+        rank = cfg.first_rank if task == 0 and cfg.first_rank else cfg.rank
+        for name, (_, width) in self.rows.items():
+            self.orthogonal[name] = OrthogonalAdapter(self.bases.Phi, width, rank)
+            if cfg.residual and task > 0:
+                if cfg.residual_basis == "own":
+                    basis = own.basis.float().to(device) if own else self.bases.Phi[:, :0]
+                else:
+                    basis = self.bases.task(task - 1) if cfg.residual_basis == "previous" else self.bases.Phi
+                self.residual[name].begin(task, basis, cfg.residual_rank)  # type: ignore[operator]
+
+    def collect(self) -> None:
+        """From now on every forward pass feeds the statistics."""
+        self.moment, self.moment_xbar = SecondMoment(self.base.in_features), SecondMoment(self.base.in_features)
+
+    def extension(self, task: int) -> Extension:
+        """What the collected statistics would add to the bases; collecting goes on."""
+        if self.moment is None:
+            raise RuntimeError("no statistics were collected: call collect() and run the task's images first")
+        return extend_basis(self.moment.value(), self.bases.Phi.cpu(), self.config.energy_at(task), self.config.reserve)
+
+    def stop(self) -> None:
+        """Stop collecting."""
+        self.moment = self.moment_xbar = self.labels = None
+
+    def end(self, task: int, rows: int) -> Extension:
+        """Finish a task: fold the orthogonal update, freeze the residual, extend the bases."""
+        extension = self.extension(task)
+        usual = 0.0
+        if self.moment_xbar is not None and extension.basis.shape[1]:
+            C = self.moment_xbar.value()
+            usual = float(((extension.basis.T @ C) * extension.basis.T).sum())
+        self.bases.add(extension.basis, usual)
+        self.stop()
+        for name in list(self.orthogonal):
+            self.fold(name, *self.orthogonal[name].factors())  # type: ignore[operator]
+            del self.orthogonal[name]
+            self.residual[name].end()  # type: ignore[operator]
+        self.row_task += [task] * rows
+        return extension
+
+    def fold(self, name: str, A: Tensor, B: Tensor) -> None:
+        """W_O <- W_O + B A for one target, remembered by its factors."""
+        first, width = self.rows[name]
+        with torch.no_grad(), torch.autocast(A.device.type, enabled=False):
+            self.base.weight[first : first + width] += (B @ A).to(self.base.weight.dtype)
+        self.folded[name].append((A.cpu(), B.cpu()))
+
+    def state(self) -> dict[str, Tensor]:
+        """Bases, factors, residuals, Gaussians."""
+        state = {f"bases.{k}": v for k, v in self.bases.state().items()}
+        state["row_task"] = torch.tensor(self.row_task, dtype=torch.int64)
+        for name in self.rows:
+            r = self.residual[name]
+            state |= {f"residual.{name}.A": r.A, f"residual.{name}.B": r.B, f"residual.{name}.owner": r.owner}  # type: ignore[dict-item]
+            for t, (A, B) in enumerate(self.folded[name]):
+                state |= {f"orthogonal.{name}.{t}.A": A, f"orthogonal.{name}.{t}.B": B}
+        if self.gaussians is not None:
+            state |= {f"gaussians.{k}": v for k, v in self.gaussians.state().items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore `state()` into a fresh site: the folds are repeated in order, so that the weights come out the same."""
+        device = self.base.weight.device
+        self.bases.load_state({k: state[f"bases.{k}"] for k in ("Phi", "sizes", "usual")})
+        self.bases.to(device)
+        self.row_task = state["row_task"].tolist()
+        for name in self.rows:
+            r = self.residual[name]
+            for key in ("A", "B", "owner"):
+                setattr(r, key, state[f"residual.{name}.{key}"].to(device))
+            for t in range(len(self.bases.sizes)):
+                A, B = (state[f"orthogonal.{name}.{t}.{key}"].to(device) for key in "AB")
+                self.fold(name, A, B)
+        if self.gaussians is not None:
+            self.gaussians.load_state({k: state[f"gaussians.{k}"] for k in ("counts", "sums", "outer")})

@@ -1,0 +1,125 @@
+"""Class Gaussians with a shared covariance: the read-out that all methods can carry."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class ClassGaussians:
+    """Row means and one pooled covariance, summed in a stream; scores are those of linear discriminant analysis.
+
+    Sums are kept in float64 on the CPU, so that the result does not depend on the batches. With Lambda = Sigma^-1 the score
+    of row r is x Lambda mu_r - mu_r Lambda mu_r / 2, the log-posterior up to a term equal for all rows (Hastie et al.,
+    The Elements of Statistical Learning, eq. 4.10, equal priors).
+
+    Args:
+        dim: d.
+        shrinkage: "oas" (Chen et al. 2010, eq. 23) or the share alpha of tr(Sigma)/d I mixed into Sigma.
+
+    >>> import torch
+    >>> gaussians = ClassGaussians(2, shrinkage=0.1)
+    >>> gaussians.grow(2)
+    >>> gaussians.update(torch.tensor([[1.0, 0.0], [3.0, 0.0], [-2.0, 1.0]]), torch.tensor([0, 0, 1]))
+    >>> gaussians.scores(torch.tensor([[2.0, 0.0], [-3.0, 0.0]])).argmax(1)
+    tensor([0, 1])
+    """
+
+    def __init__(self, dim: int, shrinkage: float | str = "oas") -> None:
+        """No rows yet."""
+        self.dim, self.shrinkage = dim, shrinkage
+        self.counts = torch.zeros(0, dtype=torch.float64)
+        self.sums = torch.zeros(0, dim, dtype=torch.float64)
+        self.outer = torch.zeros(dim, dim, dtype=torch.float64)  # sum of x x^T minus what `rebase` took out
+        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows R."""
+        return len(self.counts)
+
+    def grow(self, rows: int) -> None:
+        """Add empty rows."""
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(rows)])
+        self.sums = torch.cat([self.sums, self.sums.new_zeros(rows, self.dim)])
+        self._solved = None
+
+    def update(self, features: Tensor, rows: Tensor) -> None:
+        """Add features (b, d) that belong to rows (b,)."""
+        x, rows = features.detach().to("cpu", torch.float64), rows.cpu()
+        self.counts.index_add_(0, rows, torch.ones(len(x), dtype=torch.float64))
+        self.sums.index_add_(0, rows, x)
+        self.outer += x.T @ x
+        self._solved = None
+
+    @property
+    def means(self) -> Tensor:
+        """mu (R, d), float64."""
+        return self.sums / self.counts.clamp_min(1).unsqueeze(1)
+
+    def scatter(self) -> Tensor:
+        """Pooled within-row scatter (d, d): sum over images of (x - mu)(x - mu)^T."""
+        return self.outer - (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
+
+    def covariance(self) -> Tensor:
+        """Sigma (d, d), regularised."""
+        n, d = self.counts.sum(), self.dim
+        seen = int((self.counts > 0).sum())
+        sigma = self.scatter() / (n - seen).clamp_min(1)
+        spread = sigma.trace() / d
+        if spread <= 0:  # one image per row: nothing is known of the spread
+            scale = self.means.square().mean().clamp_min(1e-6)
+            return torch.eye(d, dtype=torch.float64) * scale
+        if self.shrinkage == "oas":
+            freedom, square = (n - seen).clamp_min(1), sigma.square().sum()
+            top = (1 - 2 / d) * square + (spread * d) ** 2
+            bottom = (freedom + 1 - 2 / d) * (square - (spread * d) ** 2 / d)
+            alpha = float((top / bottom.clamp_min(1e-30)).clamp(1e-4, 1))
+        else:
+            alpha = float(self.shrinkage)
+        return (1 - alpha) * sigma + alpha * spread * torch.eye(d, dtype=torch.float64)
+
+    def _solve(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._solved is None:
+            precision = torch.cholesky_inverse(torch.linalg.cholesky(self.covariance()))
+            weight = self.means @ precision
+            bias = -0.5 * (weight * self.means).sum(1)
+            bias[self.counts == 0] = -torch.inf
+            self._solved = (weight.float(), bias.float(), precision.float())
+        return self._solved
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """The scores as a linear map: weight (R, d), bias (R,)."""
+        weight, bias, _ = self._solve()
+        return weight, bias
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(b, d) -> (b, R)."""
+        weight, bias = (t.to(features.device) for t in self.linear())
+        with torch.autocast(features.device.type, enabled=False):  # differences of large numbers: bfloat16 would ruin them
+            return features.float() @ weight.T + bias
+
+    def distances(self, features: Tensor, rows: Tensor) -> Tensor:
+        """Mahalanobis distance of features (b, d) to the means of rows (b,), divided by sqrt(d): about 1 for their own images."""
+        precision = self._solve()[2].to(features.device)
+        with torch.autocast(features.device.type, enabled=False):
+            away = features.float() - self.means.float().to(features.device)[rows.to(features.device)]
+            return ((away @ precision) * away).sum(1).clamp_min(0).sqrt() / math.sqrt(self.dim)
+
+    def carry(self, first: int, weight: Tensor, offset: Tensor) -> None:
+        """Move rows 0 .. first-1 with a change of features x -> x W + o, fitted where old and new features are both known."""
+        old, n = self.means[:first], self.counts[:first].unsqueeze(1)
+        within = self.scatter()
+        self.sums = torch.cat([(old @ weight + offset) * n, self.sums[first:]])
+        self.outer = within + (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
+        self._solved = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Sums as tensors."""
+        return {"counts": self.counts, "sums": self.sums, "outer": self.outer}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore `state()`."""
+        self.counts, self.sums, self.outer = (state[k].clone() for k in ("counts", "sums", "outer"))
+        self._solved = None

@@ -1,0 +1,33 @@
+"""Joint training on all images so far: the upper bound, not a continual learner."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from duallora.methods.base import Batches, TaskInfo
+from duallora.methods.lora import LoRA
+from duallora.methods.readout import Readout
+
+
+class Joint(LoRA):
+    """One LoRA adapter and one head trained on the images of all tasks at once, afresh at every task.
+
+    It keeps every image, so it is only a yardstick: what the same adapter could reach if nothing were ever thrown away.
+    """
+
+    name: ClassVar[str] = "joint"
+    cumulative: ClassVar[bool] = True
+
+    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
+        """Start over with one head over the classes of all tasks so far."""
+        for adapter in self.adapters:
+            for update in adapter.updates.values():  # type: ignore[union-attr,operator]
+                nn.init.kaiming_uniform_(update.A, a=5**0.5)
+                nn.init.zeros_(update.B)
+        self.rows.share(task.members or (task.classes,))
+        device = next(self.parameters()).device
+        self.read = Readout(self.backbone.dim, self.rows, self.config.shrinkage)
+        self.read.begin(tuple(self.rows.classes))
+        self.read.to(device)

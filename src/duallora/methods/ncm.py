@@ -1,0 +1,60 @@
+"""Nearest class mean over frozen features."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from duallora.methods.base import BackboneLike, Batches, Encoding, Method, MethodConfig, Output, State, TaskInfo, each
+
+TEMPERATURE = 0.05  # turns cosines into logits whose softmax serves as a confidence; the argmax is untouched
+
+
+class NCM(Method):
+    """Frozen backbone, cosine to the nearest class mean (SimpleCIL, Zhou et al. 2023): the no-adaptation row.
+
+    Nothing trains. Kept per task: one mean of l2-normalised features per class. One pass per image.
+    """
+
+    name: ClassVar[str] = "ncm"
+
+    def __init__(self, backbone: BackboneLike, config: MethodConfig) -> None:
+        """Nothing is attached."""
+        super().__init__(backbone, config)
+        self.sums = torch.zeros(0, backbone.dim, dtype=torch.float64)
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """Nothing."""
+        return []
+
+    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
+        """Rows for the new classes."""
+        self.rows.add(task.index, task.classes)
+        self._first = len(self.sums)
+        self._order = torch.tensor(task.classes)
+        self.sums = torch.cat([self.sums, self.sums.new_zeros(len(task.classes), self.sums.shape[1])])
+
+    def end_task(self, batches: Batches) -> None:
+        """One pass: sum the normalised features of each class."""
+        for images, labels in each(batches):
+            x = F.normalize(self.encode(images).features, dim=1).to("cpu", torch.float64)
+            at = (labels.cpu().unsqueeze(1) == self._order).long().argmax(1) + self._first
+            self.sums.index_add_(0, at, x)
+
+    def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
+        """Cosine similarity to each mean, over TEMPERATURE."""
+        means = F.normalize(self.sums, dim=1).float().to(encoding.features.device)
+        with torch.autocast(means.device.type, enabled=False):
+            return Output(F.normalize(encoding.features.float(), dim=1) @ means.T / TEMPERATURE)
+
+    def state(self) -> State:
+        """The sums (their direction is the mean's) and the rows."""
+        return {"sums": self.sums} | {f"rows.{k}": v for k, v in self.rows.state().items()}
+
+    def load_state(self, state: State) -> None:
+        """Restore `state()`."""
+        self.sums = state["sums"].clone()
+        self.rows.load_state({k[5:]: v for k, v in state.items() if k.startswith("rows.")})
+

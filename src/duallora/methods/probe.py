@@ -1,0 +1,37 @@
+"""Linear heads on the frozen backbone."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from duallora.methods.base import BackboneLike, MethodConfig
+from duallora.methods.reading import ReadingMethod
+
+
+class ProbeConfig(MethodConfig):
+    """Options of `probe`."""
+
+    readout: Literal["heads", "gaussian"] = "heads"
+    shrinkage: float | Literal["oas"] = "oas"
+
+
+class Probe(ReadingMethod):
+    """Frozen backbone, one linear head per task trained by local cross-entropy: what heads alone can do.
+
+    Trains: the newest head, on features that are computed once per task. Kept per task: a head. One pass per image.
+    """
+
+    name: ClassVar[str] = "probe"
+    Config: ClassVar[type[MethodConfig]] = ProbeConfig
+    cached: ClassVar[bool] = True
+    config: ProbeConfig
+
+    def __init__(self, backbone: BackboneLike, config: ProbeConfig) -> None:
+        """Nothing is attached."""
+        super().__init__(backbone, config, config.shrinkage)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Local cross-entropy; `images` are encoded features (b, d)."""
+        return self.read.local_loss(images, labels)

@@ -1,0 +1,115 @@
+"""The read-outs that gradient methods share: own heads, or class Gaussians of the final feature."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from duallora.methods.base import Encoding, Output, State, part, prefixed
+from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.heads import Heads
+from duallora.methods.rows import Rows
+
+KEPT_DISTANCES = 4096  # distances of at most so many images of a task fix the limit of what is known; none is stored
+KNOWN_SHARE = 0.99  # share of the training images that the limit lets through
+
+
+class Readout(nn.Module):
+    """Heads and Gaussians over the same rows, fed by the same passes."""
+
+    def __init__(self, dim: int, rows: Rows, shrinkage: float | str = "oas") -> None:
+        """Over features of d = `dim`, answering for `rows`."""
+        super().__init__()
+        self.heads = Heads(dim)
+        self.gaussians = ClassGaussians(dim, shrinkage)
+        self.rows = rows
+        self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances
+        self._local = torch.zeros(0, dtype=torch.int64)
+        self._first = 0
+
+    def begin(self, classes: tuple[int, ...]) -> None:
+        """Add heads and Gaussians for a task's classes; `rows` must hold them already."""
+        self._first = len(self.rows) - len(classes)
+        self._local = torch.full((max(classes) + 1,), -1, dtype=torch.int64)
+        self._local[list(classes)] = torch.arange(len(classes))
+        self.heads.grow(len(classes))
+        self.gaussians.grow(len(classes))
+
+    def local(self, labels: Tensor) -> Tensor:
+        """Class indices (b,) -> positions in the newest head (b,)."""
+        return self._local.to(labels.device)[labels]
+
+    def local_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the newest head over its own classes."""
+        return F.cross_entropy(self.heads.newest(features), self.local(labels))
+
+    def seen_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy over all rows so far: the newest head against the Gaussian scores of the earlier rows.
+
+        The earlier classes have no images any more; their Gaussians, held fixed, stand in as competitors, so that new
+        features keep away from where old ones lie and the newest head's logits are calibrated to theirs.
+        """
+        new = self.heads.newest(features)
+        if self._first == 0:
+            return F.cross_entropy(new, self.local(labels))
+        weight, bias = (t[: self._first].to(features.device) for t in self.gaussians.linear())
+        with torch.autocast(features.device.type, enabled=False):
+            old = features.float() @ weight.T + bias
+        old = old - old.detach().mean(1, keepdim=True)
+        return F.cross_entropy(torch.cat([old, new], 1), self.local(labels) + self._first)
+
+    def collect(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch of the newest task to the Gaussians."""
+        self.gaussians.update(features, self.local(labels) + self._first)
+
+    def finish(self, features: list[Tensor], labels: list[Tensor]) -> None:
+        """Fix the limit of what is known from some features of the task (they are not kept)."""
+        x, y = torch.cat(features), torch.cat(labels)
+        own = self.gaussians.distances(x, self.local(y) + self._first)
+        self.limit = torch.cat([self.limit, own.quantile(KNOWN_SHARE).clamp_min(1e-6).reshape(1).cpu()])
+
+    def scores(self, features: Tensor, readout: str) -> Tensor:
+        """(b, d) -> (b, R) by "heads" or "gaussian"."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.heads(features.float()) if readout == "heads" else self.gaussians.scores(features)
+
+    def distance(self, features: Tensor) -> Tensor | None:
+        """(b,) distance to the nearest row's mean; 1 is the largest limit of the tasks so far."""
+        if not len(self.limit):
+            return None
+        nearest = self.gaussians.scores(features).argmax(1)
+        return self.gaussians.distances(features, nearest) / float(self.limit.max())
+
+    def output(self, encoding: Encoding, readout: str) -> Output:
+        """Scores and distance of a batch."""
+        return Output(self.scores(encoding.features, readout), distance=self.distance(encoding.features))
+
+    def state(self) -> State:
+        """Heads, Gaussians, rows, limits."""
+        parts = [("heads", self.heads.state()), ("gaussians", self.gaussians.state()), ("rows", self.rows.state())]
+        return {"limit": self.limit} | {k: v for name, state in parts for k, v in prefixed(name, state).items()}
+
+    def load_state(self, state: State) -> None:
+        """Restore `state()`."""
+        self.limit = state["limit"].clone()
+        self.heads.load_state(part("heads", state))
+        self.gaussians.load_state(part("gaussians", state))
+        self.rows.load_state(part("rows", state))
+
+
+class Sample:
+    """The first KEPT_DISTANCES features of a pass, held only until the pass ends."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self.features: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.size = 0
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Keep what still fits."""
+        if self.size < KEPT_DISTANCES:
+            self.features.append(features.detach())
+            self.labels.append(labels)
+            self.size += len(labels)

@@ -1,0 +1,3 @@
+"""The one training loop."""
+
+from __future__ import annotations

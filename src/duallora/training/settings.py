@@ -1,0 +1,29 @@
+"""How a task is trained: the same settings for every method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingSettings(BaseModel):
+    """Settings of the loop; all methods are trained by it.
+
+    >>> TrainingSettings(epochs=3).optimizer
+    'adamw'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(5, ge=0, description="passes over the training images of a task")
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, description="peak rate")
+    weight_decay: float = Field(0.0, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the rate rises")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the device computes in it")
+    augment: Literal["none", "crop", "standard"] = Field("standard", description="random crop and flip, crop alone, or nothing")
+    workers: int = Field(0, ge=0, description="processes that decode images of large sets")
+    evaluation_batch_size: int = Field(256, ge=1)

@@ -1,0 +1,168 @@
+"""DualLoRA as a whole: what it protects, folds, gates, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from duallora.backbone import Backbone
+from duallora.methods.duallora.config import DualLoRAConfig
+from duallora.methods.duallora.method import DualLoRA
+from duallora.methods.duallora.site import DualLinear
+from tests_support import learn
+
+
+def disturbed(method: DualLoRA) -> None:
+    """Stand in for training: random factors of what would train."""
+    for parameter in method.trainable():
+        torch.nn.init.normal_(parameter, std=0.1)
+
+
+def sites(method: DualLoRA) -> list[DualLinear]:
+    return list(method.sites)
+
+
+def test_features_of_a_protected_task_do_not_move_in_a_one_block_network(backbones: Callable[..., Backbone]) -> None:
+    """Invariant 8: residual off, eps = 1, one block: the class-attention feature and the value update of old images stay."""
+    method = DualLoRA(backbones(depth=1), DualLoRAConfig(residual=False, energy=1.0, reserve=0, carry=False))
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    learn(method, 0, images, (0, 1), disturbed)
+    before = method.encode(images).features
+    other = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    learn(method, 1, other, (2, 3), disturbed)
+    change = float((method.encode(images).features - before).abs().max())
+    moved = DualLoRA(backbones(depth=1), DualLoRAConfig(residual=False, energy=0.01, reserve=0, carry=False))
+    learn(moved, 0, images, (0, 1), disturbed)
+    start = moved.encode(images).features
+    learn(moved, 1, other, (2, 3), disturbed)
+    free = float((moved.encode(images).features - start).abs().max())
+    assert change < 1e-4 < free
+    assert change < free / 100
+
+
+def test_bases_are_mutually_orthogonal_and_capacity_grows(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(energy=0.9, reserve=2))
+    last = [0.0, 0.0]
+    for t in range(4):
+        images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(t))
+        learn(method, t, images, (t,), disturbed)
+        for site in sites(method):
+            gram = site.bases.Phi.T @ site.bases.Phi
+            torch.testing.assert_close(gram, torch.eye(len(gram)), atol=1e-5, rtol=0)
+        assert all(new >= old for new, old in zip(method.capacity, last, strict=True))
+        assert max(method.capacity) <= 30 / 32
+        last = method.capacity
+
+
+@pytest.mark.parametrize("placement", [("value",), ("key", "value"), ("query", "proj")])
+def test_folding_changes_no_output(backbone: Backbone, placement: tuple[str, ...]) -> None:
+    """Invariant 5."""
+    method = DualLoRA(backbone, DualLoRAConfig(residual=False, placement=placement, carry=False))
+    images = torch.randn(4, 3, 16, 16)
+    during = []
+    learn(method, 0, images, (0, 1), lambda m: (disturbed(m), during.append(m.encode(images).features)))
+    torch.testing.assert_close(method.encode(images).features, during[0], atol=1e-5, rtol=1e-5)
+
+
+def gated(backbone: Backbone, gate: str) -> DualLoRA:
+    method = DualLoRA(backbone, DualLoRAConfig(gate=gate, energy=0.8, carry=False))
+    for t in range(3):
+        images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(t))
+        learn(method, t, images, (2 * t, 2 * t + 1), disturbed)
+    return method
+
+
+def test_gates_at_one_are_the_static_model_and_at_zero_the_orthogonal_one(
+    backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 4, through the whole network."""
+    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    method = gated(backbones(), "basis")
+    site = "duallora.methods.duallora.site.gates_of"
+    monkeypatch.setattr(site, lambda rho, kind, basis: torch.ones(len(rho), rho.shape[1] + 1))
+    ones = method.encode(images).features
+    monkeypatch.setattr(site, lambda rho, kind, basis: torch.zeros(len(rho), rho.shape[1] + 1))
+    zeros = method.encode(images).features
+    for s in sites(method):
+        for name, (first, width) in s.rows.items():
+            s.base.weight.data[first : first + width] += s.residual[name].merged()
+            s.residual[name].B.zero_()
+    merged = method.encode(images).features
+    torch.testing.assert_close(ones, merged, atol=1e-4, rtol=1e-4)
+    assert float((zeros - merged).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("gate", ["off", "basis", "task", "posterior"])
+@pytest.mark.parametrize("residual_basis", ["previous", "own", "all"])
+def test_every_residual_variant_learns_predicts_and_survives_a_save(
+    backbones: Callable[..., Backbone], gate: str, residual_basis: str
+) -> None:
+    config = DualLoRAConfig(gate=gate, residual_basis=residual_basis, readout="energy", energy=0.7)
+    method = DualLoRA(backbones(), config)
+    for t in range(3):
+        learn(method, t, torch.randn(6, 3, 16, 16), (2 * t, 2 * t + 1), disturbed)
+    x = torch.randn(4, 3, 16, 16)
+    encoding = method.encode_for(x, method.readouts)
+    outputs = {r: method.decode(encoding, r).rows for r in method.readouts}
+    assert all(torch.isfinite(o).all() and o.shape == (4, 6) for o in outputs.values())
+    other = DualLoRA(backbones(), config)
+    other.load_state(method.state())
+    again = other.encode_for(x, other.readouts)
+    for r in method.readouts:
+        assert torch.equal(other.decode(again, r).rows, outputs[r])
+    assert any(site.has_residual for site in sites(method))
+
+
+@pytest.mark.parametrize("feature", ["class_attention", "all_tokens", "per_head"])
+def test_features_without_a_class_token(backbones: Callable[..., Backbone], feature: str) -> None:
+    method = DualLoRA(backbones(class_token=False), DualLoRAConfig(feature=feature, gate="basis"))
+    for t in range(2):
+        learn(method, t, torch.randn(5, 3, 16, 16), (t,), disturbed)
+    assert torch.isfinite(method(torch.randn(2, 3, 16, 16)).rows).all()
+
+
+def test_lambda_zero_leaves_the_heads_bit_identical(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(readout="energy", calibration=0.0))
+    for t in range(2):
+        learn(method, t, torch.randn(5, 3, 16, 16), (t, t + 2), disturbed)
+    encoding = method.encode(torch.randn(3, 3, 16, 16))
+    assert torch.equal(method.decode(encoding, "energy").rows, method.decode(encoding, "heads").rows)
+
+
+def test_a_full_network_says_so_and_goes_on(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(energy=1.0, reserve=0))
+    for t in range(3):
+        learn(method, t, torch.randn(20, 3, 16, 16), (t,), disturbed)
+    assert method.capacity == [31 / 32, 31 / 32]  # a normalised token has mean zero: one direction is never used
+    assert torch.isfinite(method(torch.randn(2, 3, 16, 16)).rows).all()
+    tight = DualLoRA(type(backbone)(*fresh(backbone)), DualLoRAConfig(energy=1.0, reserve=8))
+    learn(tight, 0, torch.randn(20, 3, 16, 16), (0, 1), disturbed)
+    assert "full" in tight.log.notes[0]
+    assert "Lower `energy`" in tight.log.notes[0]
+
+
+def fresh(backbone: Backbone) -> tuple[torch.nn.Module, str, object]:
+    """The parts of another tiny backbone."""
+    from duallora.backbone.bundled import build
+
+    shape = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    return build(shape), "tiny", backbone.preprocessing
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_image_one_class_and_duplicates(backbone: Backbone, count: int) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig())
+    for t in range(3):
+        learn(method, t, torch.randn(1, 3, 16, 16).expand(count, -1, -1, -1), (t,), disturbed)
+    assert torch.isfinite(method(torch.randn(2, 3, 16, 16)).rows).all()
+    assert all(0 < c < 1 for c in method.capacity)
+
+
+def test_first_task_may_be_bolder(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(rank=2, first_rank=6))
+    ranks = []
+    for t in range(2):
+        learn(method, t, torch.randn(4, 3, 16, 16), (t,), lambda m: ranks.append(len(sites(m)[0].orthogonal["value"].Z)))
+    assert ranks == [6, 2]

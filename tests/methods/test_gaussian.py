@@ -1,0 +1,103 @@
+"""Class Gaussians against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.covariance import OAS
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from duallora.methods.gaussian import ClassGaussians
+
+
+def data(n: int = 300, d: int = 6, rows: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % rows
+    mix = torch.randn(d, d, generator=g)
+    return torch.randn(n, d, generator=g) @ mix + torch.randn(rows, d, generator=g)[y] * 2, y
+
+
+def fitted(x: torch.Tensor, y: torch.Tensor, shrinkage: float | str = 1e-4, cut: int = 64) -> ClassGaussians:
+    gaussians = ClassGaussians(x.shape[1], shrinkage)
+    gaussians.grow(int(y.max()) + 1)
+    for a, b in zip(x.split(cut), y.split(cut), strict=True):
+        gaussians.update(a, b)
+    return gaussians
+
+
+def test_scores_are_those_of_linear_discriminant_analysis() -> None:
+    x, y = data()
+    gaussians = fitted(x, y, shrinkage=0.0)
+    reference = LinearDiscriminantAnalysis(solver="lsqr", priors=np.full(4, 0.25)).fit(x.numpy(), y.numpy())
+    expected = reference.predict_proba(x.numpy())
+    # scikit-learn divides the scatter by n, we by n - R: compare after undoing that.
+    n, r = len(x), 4
+    ours = torch.softmax(gaussians.scores(x).double() * n / (n - r), 1)
+    np.testing.assert_allclose(ours.numpy(), expected, atol=2e-4)
+
+
+def test_shrinkage_is_oas() -> None:
+    x, y = data(n=40, d=12)
+    gaussians = fitted(x, y, "oas")
+    sigma = gaussians.scatter() / (40 - 4)
+    residual = (x - gaussians.means[y].float()).double().numpy()
+    reference = OAS(assume_centered=True).fit(residual)
+    alpha = float(1 - (gaussians.covariance() / sigma)[0, 1])
+    assert alpha == pytest.approx(reference.shrinkage_, abs=0.03)  # n - R instead of n
+
+
+@given(st.integers(1, 50), st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_batches_do_not_matter(cut: int, seed: int) -> None:
+    x, y = data(n=50, seed=seed)
+    torch.testing.assert_close(fitted(x, y, cut=cut).covariance(), fitted(x, y, cut=50).covariance())
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (2, 2), (2, 1), (5, 3)])
+def test_few_images_give_finite_scores(n: int, rows: int) -> None:
+    x = torch.randn(n, 16, generator=torch.Generator().manual_seed(n))
+    gaussians = fitted(x, torch.arange(n) % rows, "oas")
+    assert torch.isfinite(gaussians.scores(x)).all()
+    assert (gaussians.scores(x).argmax(1) == torch.arange(n) % rows).all()
+
+
+def test_duplicated_images_give_finite_scores() -> None:
+    x = torch.ones(6, 4) * torch.tensor([[1.0], [1], [1], [2], [2], [2]])
+    assert torch.isfinite(fitted(x, torch.tensor([0, 0, 0, 1, 1, 1]), "oas").scores(x)).all()
+
+
+def test_autocast_does_not_touch_the_scores() -> None:
+    x, y = data()
+    gaussians = fitted(x + 100, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = gaussians.scores(x + 100)
+    assert torch.equal(under, gaussians.scores(x + 100))
+
+
+def test_a_row_without_images_never_wins() -> None:
+    x, y = data(rows=2)
+    gaussians = fitted(x, y)
+    gaussians.grow(1)
+    assert gaussians.scores(x).argmax(1).max() == 1
+
+
+def test_distances_are_mahalanobis() -> None:
+    x, y = data(n=2000)
+    gaussians = fitted(x, y, 0.0)
+    own = gaussians.distances(x, y)
+    assert own.square().mean() == pytest.approx(1, abs=0.02)
+    assert gaussians.distances(x + 100, y).min() > own.max()
+
+
+def test_carry_follows_an_affine_change_of_the_features() -> None:
+    x, y = data()
+    gaussians = fitted(x, y)
+    W = torch.eye(6, dtype=torch.float64) + 0.1 * torch.randn(6, 6, dtype=torch.float64)
+    o = torch.randn(6, dtype=torch.float64)
+    before, spread = gaussians.means, gaussians.scatter()
+    gaussians.carry(4, W, o)
+    torch.testing.assert_close(gaussians.means, before @ W + o)
+    torch.testing.assert_close(gaussians.scatter(), spread)

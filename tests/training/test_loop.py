@@ -1,0 +1,88 @@
+"""The loop: determinism, finite losses, what is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from duallora.backbone import Backbone
+from duallora.data import ImageSet
+from duallora.errors import DualLoRAError
+from duallora.methods import TaskInfo, get_method
+from duallora.training.device import accelerator
+from duallora.training.loop import TaskTiming, _rate, learn_task
+from duallora.training.settings import TrainingSettings
+
+CPU = torch.device("cpu")
+
+
+def taught(
+    backbone: Backbone, images: ImageSet, name: str = "lora", seed: int = 3, **settings: object
+) -> tuple[dict[str, torch.Tensor], TaskTiming]:
+    kind = get_method(name)
+    torch.manual_seed(0)
+    method = kind(backbone, kind.Config())
+    chosen = TrainingSettings(**({"epochs": 2, "batch_size": 8, "precision": "float32"} | settings))
+    info = TaskInfo(0, tuple(range(len(images.classes))), len(images), (tuple(range(len(images.classes))),))
+    timing = learn_task(
+        method,
+        info,
+        images,
+        torch.arange(len(images.classes)),
+        backbone.preprocessing,
+        chosen,
+        accelerator(chosen.precision, CPU),
+        seed=seed,
+        progress=False,
+    )
+    return method.state(), timing
+
+
+@pytest.mark.parametrize("name", ["lora", "duallora", "probe"])
+def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator(
+    name: str, backbones: Callable[..., Backbone], images: Callable[..., ImageSet]
+) -> None:
+    first, _ = taught(backbones(), images(3, 8), name)
+    torch.rand(17)
+    second, _ = taught(backbones(), images(3, 8), name)
+    other, _ = taught(backbones(), images(3, 8), name, seed=4)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_training_leaves_the_global_generator_alone(backbone: Backbone, images: Callable[..., ImageSet]) -> None:
+    torch.manual_seed(0)
+    method_rng = torch.get_rng_state()
+    taught(backbone, images(2, 6))
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), method_rng)
+
+
+def test_the_loss_falls_and_is_told(backbones: Callable[..., Backbone], images: Callable[..., ImageSet]) -> None:
+    _, short = taught(backbones(), images(3, 16), epochs=1)
+    _, long = taught(backbones(), images(3, 16), epochs=12, learning_rate=1e-2)
+    assert long.loss < short.loss / 2
+    assert set(long.seconds) == {"begin", "train", "statistics"}
+    assert long.parameters > 0
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(backbone: Backbone, images: Callable[..., ImageSet]) -> None:
+    with pytest.raises(DualLoRAError, match=r"not finite \(task 1, epoch 1, step \d+\).*training.learning_rate=1e\+29"):
+        taught(backbone, images(2, 40), learning_rate=1e30, batch_size=4, clip=1e30, optimizer="sgd")
+
+
+def test_a_statistics_method_trains_nothing(backbone: Backbone, images: Callable[..., ImageSet]) -> None:
+    _, timing = taught(backbone, images(2, 6), "slda")
+    assert timing.loss is None
+    assert timing.parameters == 0
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    rates = [_rate(step, 100, 0.1) for step in range(101)]
+    assert rates[0] == 0.1
+    assert max(rates) == rates[10] == 1
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert _rate(0, 1, 0.0) == 1
