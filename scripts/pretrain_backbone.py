@@ -114,13 +114,21 @@ def train(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = read_images(args.images, args.size)
     targets, pixels = torch.from_numpy(labels), torch.from_numpy(images)
-    shape = {"img_size": args.size, "patch_size": args.patch, "embed_dim": args.width, "depth": args.depth, "num_heads": args.heads}
+    shape = {
+        "img_size": args.size,
+        "patch_size": args.patch,
+        "embed_dim": args.width,
+        "depth": args.depth,
+        "num_heads": args.heads,
+    }
     master = timm.models.vision_transformer.VisionTransformer(
         **shape, num_classes=int(targets.max()) + 1, dynamic_img_size=True, drop_path_rate=args.drop_path
     ).to(device)
     worker = copy.deepcopy(master).bfloat16()
     for block in worker.blocks:
-        block.attn.fused_attn = device != "cpu"  # the fused backward pass is five times slower than plain products on a CPU
+        block.attn.fused_attn = (
+            device != "cpu"
+        )  # the fused backward pass is five times slower than plain products on a CPU
     ema = copy.deepcopy(master) if args.ema else None
     chosen = optimisers(master, args.lr, args.weight_decay, args.optimizer == "muon")
     steps = len(pixels) // args.batch
@@ -136,9 +144,11 @@ def train(args: argparse.Namespace) -> None:
     pairs = list(zip(master.parameters(), worker.parameters(), strict=True))
     for epoch in range(done, args.epochs):
         began, running = time.perf_counter(), 0.0
-        size = args.sizes[min(len(args.sizes) - 1, epoch * len(args.sizes) // args.epochs)] if not args.switch else args.sizes[
-            sum(epoch >= s for s in args.switch)
-        ]
+        size = (
+            args.sizes[min(len(args.sizes) - 1, epoch * len(args.sizes) // args.epochs)]
+            if not args.switch
+            else args.sizes[sum(epoch >= s for s in args.switch)]
+        )
         draw = torch.Generator().manual_seed(args.seed * 1000 + epoch)
         rng = np.random.default_rng(args.seed * 1000 + epoch)
         order = torch.randperm(len(pixels), generator=draw)
@@ -169,21 +179,49 @@ def train(args: argparse.Namespace) -> None:
                         slow.lerp_(fast, 1 - min(args.ema, (at + 1) / (at + 10)))
             running += loss.item()
             if args.report and step % args.report == 0:
-                print(f"epoch {epoch} step {step}/{steps} size {size} loss {loss.item():.3f} "
-                      f"{(step + 1) * args.batch / (time.perf_counter() - began):.0f} img/s", flush=True)
+                print(
+                    f"epoch {epoch} step {step}/{steps} size {size} loss {loss.item():.3f} "
+                    f"{(step + 1) * args.batch / (time.perf_counter() - began):.0f} img/s",
+                    flush=True,
+                )
         spent += time.perf_counter() - began
-        history.append({"epoch": epoch, "of": args.epochs, "size": size, "loss": running / steps, "seconds": time.perf_counter() - began})
+        history.append(
+            {
+                "epoch": epoch,
+                "of": args.epochs,
+                "size": size,
+                "loss": running / steps,
+                "seconds": time.perf_counter() - began,
+            }
+        )
         print(json.dumps(history[-1]), flush=True)
         partial = checkpoint.with_suffix(".tmp")
-        torch.save({"model": master.state_dict(), "optimisers": [o.state_dict() for o in chosen], "epoch": epoch + 1,
-                    "history": history, "seconds": spent}, partial)
+        torch.save(
+            {
+                "model": master.state_dict(),
+                "optimisers": [o.state_dict() for o in chosen],
+                "epoch": epoch + 1,
+                "history": history,
+                "seconds": spent,
+            },
+            partial,
+        )
         partial.replace(checkpoint)
     final = (ema or master).state_dict()
     weights = {k: v.half().contiguous().cpu() for k, v in final.items() if not k.startswith("head.")}
     save_file(weights, args.out / "backbone.safetensors", metadata={"format": "pt"})
     recipe = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in {"out", "report"}}
-    recipe |= {"shape": shape, "mean": MEAN, "std": STD, "images": len(pixels), "history": history, "seconds": spent,
-               "torch": torch.__version__, "timm": timm.__version__, "device": device}
+    recipe |= {
+        "shape": shape,
+        "mean": MEAN,
+        "std": STD,
+        "images": len(pixels),
+        "history": history,
+        "seconds": spent,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "device": device,
+    }
     recipe["images"], recipe["source"] = len(pixels), args.images.name
     (args.out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
@@ -192,15 +230,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
-    for name, default in {"size": 64, "patch": 8, "width": 192, "depth": 6, "heads": 3, "epochs": 22, "batch": 256, "seed": 0, "report": 0}.items():
+    for name, default in {
+        "size": 64,
+        "patch": 8,
+        "width": 192,
+        "depth": 6,
+        "heads": 3,
+        "epochs": 22,
+        "batch": 256,
+        "seed": 0,
+        "report": 0,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in {"lr": 2e-3, "weight-decay": 0.05, "smoothing": 0.1, "mixup": 0.0, "ema": 0.0, "drop-path": 0.0,
-                          "jitter": 0.3, "warmup": 1.0}.items():
+    for name, default in {
+        "lr": 2e-3,
+        "weight-decay": 0.05,
+        "smoothing": 0.1,
+        "mixup": 0.0,
+        "ema": 0.0,
+        "drop-path": 0.0,
+        "jitter": 0.3,
+        "warmup": 1.0,
+    }.items():
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--scale", type=float, nargs=2, default=(0.35, 1.0), help="area of the random crop, as shares")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 48, 64], help="input size of each stage, pixels")
-    parser.add_argument("--switch", type=int, nargs="*", default=[], help="epochs at which the next size begins; default: equal stages")
+    parser.add_argument(
+        "--switch", type=int, nargs="*", default=[], help="epochs at which the next size begins; default: equal stages"
+    )
     train(parser.parse_args())
 
 

@@ -19,7 +19,14 @@ def make_backbone(*, class_token: bool = True, depth: int = 2, dim: int = 32, se
     """A random plain ViT for 16 px: 4 patch tokens of width `dim`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        shape = {"img_size": 16, "patch_size": 8, "embed_dim": dim, "depth": depth, "num_heads": 2, "class_token": class_token}
+        shape = {
+            "img_size": 16,
+            "patch_size": 8,
+            "embed_dim": dim,
+            "depth": depth,
+            "num_heads": 2,
+            "class_token": class_token,
+        }
         vit = build(shape | {"global_pool": "token" if class_token else "avg"})
         for parameter in vit.parameters():  # timm starts near the identity: make the blocks matter
             if parameter.ndim == 2:

@@ -1,9 +1,9 @@
 """Import torchvision and timm where a CUDA-built torchvision meets a CPU-only torch.
 
-The torchvision wheel on the package index is built for the CUDA torch. Beside a CPU torch its compiled operators cannot be
-loaded, and `import torchvision` (therefore `import timm`) dies with "operator torchvision::nms does not exist": the
-pure-Python part registers fake kernels for operators that nobody declared. Declaring the two schemas first is enough: duallora
-uses none of the compiled operators. Nothing is declared where the plain import works.
+The torchvision wheel on the package index is built for the CUDA torch. Beside a CPU torch its compiled operators
+cannot be loaded, and `import torchvision` (therefore `import timm`) dies with "operator torchvision::nms does not
+exist": the pure-Python part registers fake kernels for operators that nobody declared. Declaring the two schemas
+first is enough: duallora uses none of the compiled operators. Nothing is declared where the plain import works.
 """
 
 from __future__ import annotations

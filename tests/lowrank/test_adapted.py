@@ -51,7 +51,7 @@ def test_blocks_count_from_the_end_too(backbone: Backbone) -> None:
 def test_what_does_not_exist_is_named(backbone: Backbone) -> None:
     with pytest.raises(DualLoRAError, match="did you mean 'value'"):
         slots(backbone.attention, ["values"])
-    with pytest.raises(DualLoRAError, match="block.* 7 does not exist; this backbone has blocks 0 to 1"):
+    with pytest.raises(DualLoRAError, match=r"block.* 7 does not exist; this backbone has blocks 0 to 1"):
         slots(backbone.attention, ["value"], [7])
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from duallora.lowrank import SecondMoment
 
 
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 10**6), st.lists(st.integers(1, 9), min_size=1, max_size=6))
+@given(
+    st.integers(1, 40), st.integers(1, 12), st.integers(0, 10**6), st.lists(st.integers(1, 9), min_size=1, max_size=6)
+)
 @settings(max_examples=30, deadline=None)
 def test_batching_and_sharing_do_not_matter(n: int, d: int, seed: int, cuts: list[int]) -> None:
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 10

@@ -10,12 +10,14 @@ from duallora.training.device import accelerator, choose_device, choose_precisio
 
 
 def test_a_device_that_is_not_here_is_named() -> None:
-    with pytest.raises(DualLoRAError, match="device 'nonsense' cannot be used here.*device='cpu'"):
+    with pytest.raises(DualLoRAError, match=r"device 'nonsense' cannot be used here.*device='cpu'"):
         choose_device("nonsense")
     assert choose_device("cpu").type == "cpu"
 
 
-@pytest.mark.parametrize(("found", "expected"), [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "no"), ({}, "no")])
+@pytest.mark.parametrize(
+    ("found", "expected"), [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "no"), ({}, "no")]
+)
 def test_auto_takes_bfloat16_only_where_the_processor_has_it(
     found: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -84,5 +85,5 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1
     assert rates[100] == pytest.approx(0, abs=1e-9)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert _rate(0, 1, 0.0) == 1

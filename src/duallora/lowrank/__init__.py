@@ -1,4 +1,7 @@
-"""Mathematics of low-rank updates beside a frozen map: second moments, orthonormal bases, projections, wrapped linears."""
+"""Mathematics of low-rank updates beside a frozen map.
+
+Second moments, orthonormal bases, projections, wrapped linears.
+"""
 
 from __future__ import annotations
 

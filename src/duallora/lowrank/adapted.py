@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ class Slot:
     @property
     def linear(self) -> nn.Linear:
         """The map as it stands (wrapped or not)."""
-        return getattr(self.owner, self.attribute)  # type: ignore[no-any-return]
+        linear: nn.Linear = getattr(self.owner, self.attribute)
+        return linear
 
     def attach(self, wrapper: nn.Module) -> None:
         """Put a wrapper in the map's place."""
@@ -67,13 +69,15 @@ def slots(attention: Sequence[nn.Module], targets: Iterable[str], blocks: Sequen
             linear = getattr(owner, attribute)
             if not isinstance(linear, nn.Linear):
                 raise DualLoRAError(
-                    f"block {b}: {attribute} is a {type(linear).__name__}, not a plain Linear; a backbone carries one method, "
-                    "load another with load_backbone(...)"
+                    f"block {b}: {attribute} is a {type(linear).__name__}, not a plain Linear; "
+                    "a backbone carries one method, load another with load_backbone(...)"
                 )
             third = linear.out_features // 3
             names = ["proj"] if attribute == "proj" else ["query", "key", "value"]
             width = linear.out_features if attribute == "proj" else third
-            rows = {name: (i * third if attribute == "qkv" else 0, width) for i, name in enumerate(names) if name in wanted}
+            rows = {
+                name: (i * third if attribute == "qkv" else 0, width) for i, name in enumerate(names) if name in wanted
+            }
             if rows:
                 found.append(Slot(b, owner, attribute, rows))
     return found
@@ -111,7 +115,13 @@ class AdaptedLinear(nn.Module):
         self.base = slot.linear
         self.rows = dict(slot.rows)
         self.scale = scale
-        self.updates = nn.ModuleDict({name: LowRank(self.base.in_features, n, rank) for name, (_, n) in self.rows.items()})
+        self.updates = nn.ModuleDict(
+            {name: LowRank(self.base.in_features, n, rank) for name, (_, n) in self.rows.items()}
+        )
+
+    def update_of(self, name: str) -> LowRank:
+        """The update of one target."""
+        return cast(LowRank, self.updates[name])
 
     @property
     def weight(self) -> Tensor:

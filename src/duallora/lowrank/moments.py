@@ -9,8 +9,8 @@ from torch import Tensor
 class SecondMoment:
     """The uncentred second moment C = E[x x^T] of a stream of d-dimensional row vectors.
 
-    One matrix product per batch on the features' device in float32, summed in float64: the result does not depend on how
-    the stream was cut into batches beyond float32 rounding of a batch, and no feature is stored.
+    One matrix product per batch on the features' device in float32, summed in float64: the result does not depend on
+    how the stream was cut into batches beyond float32 rounding of a batch, and no feature is stored.
 
     >>> import torch
     >>> moment = SecondMoment(2)

@@ -1,8 +1,8 @@
 """The whole contract between a method and the rest of the library.
 
 A method sees images, labels and what task they belong to; never a loader, an optimiser, a device wrapper or a file.
-Life of a method: for each task `begin_task`, then (if anything trains) many `loss`, then `end_task`; at any time `encode` and
-`decode`; `state` and `load_state` carry it over a save.
+Life of a method: for each task `begin_task`, then (if anything trains) many `loss`, then `end_task`; at any time
+`encode` and `decode`; `state` and `load_state` carry it over a save.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ class BackboneLike(Protocol):
     has_class_token: bool
 
     @property
-    def attention(self) -> list[nn.Module]: ...
+    def attention(self) -> list[nn.Module]:
+        """The attention module of each block."""
 
-    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of images: (b, 3, S, S) -> (b, d)."""
 
 
 class MethodConfig(BaseModel):

@@ -11,9 +11,9 @@ from torch import Tensor
 class ClassGaussians:
     """Row means and one pooled covariance, summed in a stream; scores are those of linear discriminant analysis.
 
-    Sums are kept in float64 on the CPU, so that the result does not depend on the batches. With Lambda = Sigma^-1 the score
-    of row r is x Lambda mu_r - mu_r Lambda mu_r / 2, the log-posterior up to a term equal for all rows (Hastie et al.,
-    The Elements of Statistical Learning, eq. 4.10, equal priors).
+    Sums are kept in float64 on the CPU, so that the result does not depend on the batches. With Lambda = Sigma^-1 the
+    score of row r is x Lambda mu_r - mu_r Lambda mu_r / 2, the log-posterior up to a term equal for all rows (Hastie
+    et al., The Elements of Statistical Learning, eq. 4.10, equal priors).
 
     Args:
         dim: d.
@@ -97,18 +97,25 @@ class ClassGaussians:
     def scores(self, features: Tensor) -> Tensor:
         """(b, d) -> (b, R)."""
         weight, bias = (t.to(features.device) for t in self.linear())
-        with torch.autocast(features.device.type, enabled=False):  # differences of large numbers: bfloat16 would ruin them
+        # Differences of large numbers: bfloat16 would ruin them.
+        with torch.autocast(features.device.type, enabled=False):
             return features.float() @ weight.T + bias
 
     def distances(self, features: Tensor, rows: Tensor) -> Tensor:
-        """Mahalanobis distance of features (b, d) to the means of rows (b,), divided by sqrt(d): about 1 for their own images."""
+        """Mahalanobis distance of features (b, d) to the means of rows (b,), divided by sqrt(d).
+
+        About 1 for their own images.
+        """
         precision = self._solve()[2].to(features.device)
         with torch.autocast(features.device.type, enabled=False):
             away = features.float() - self.means.float().to(features.device)[rows.to(features.device)]
             return ((away @ precision) * away).sum(1).clamp_min(0).sqrt() / math.sqrt(self.dim)
 
     def carry(self, first: int, weight: Tensor, offset: Tensor) -> None:
-        """Move rows 0 .. first-1 with a change of features x -> x W + o, fitted where old and new features are both known."""
+        """Move rows 0 .. first-1 with a change of features x -> x W + o.
+
+        Fitted where old and new features are both known.
+        """
         old, n = self.means[:first], self.counts[:first].unsqueeze(1)
         within = self.scatter()
         self.sums = torch.cat([(old @ weight + offset) * n, self.sums[first:]])

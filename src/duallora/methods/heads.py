@@ -30,6 +30,12 @@ class Heads(nn.Module):
         self.weights.append(nn.Parameter(weight.to(device)))
         self.biases.append(nn.Parameter(torch.zeros(classes, device=device)))
 
+    def start(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the newest head, weight (classes, d) and bias (classes,), before it trains; its logits are centred."""
+        with torch.no_grad():
+            self.weights[-1].copy_(weight - weight.mean(0))
+            self.biases[-1].copy_(bias - bias.mean())
+
     def clear(self) -> None:
         """Forget all heads."""
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()

@@ -22,12 +22,12 @@ class Joint(LoRA):
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """Start over with one head over the classes of all tasks so far."""
-        for adapter in self.adapters:
-            for update in adapter.updates.values():  # type: ignore[union-attr,operator]
-                nn.init.kaiming_uniform_(update.A, a=5**0.5)
-                nn.init.zeros_(update.B)
+        for update in self.updates().values():
+            nn.init.kaiming_uniform_(update.A, a=5**0.5)
+            nn.init.zeros_(update.B)
         self.rows.share(task.members or (task.classes,))
         device = next(self.parameters()).device
         self.read = Readout(self.backbone.dim, self.rows, self.config.shrinkage)
         self.read.begin(tuple(self.rows.classes))
         self.read.to(device)
+        self._look_ahead(batches)

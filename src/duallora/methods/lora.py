@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,14 +23,18 @@ class LoRAConfig(MethodConfig):
     placement: Placement = Field(("value",), min_length=1, description="adapted maps of each block")
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
     readout: Literal["heads", "gaussian"] = "heads"
+    head_init: Literal["random", "gaussian"] = Field(
+        "random",
+        description="start of a new head: small random weights, or the discriminant of the features before training",
+    )
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class LoRA(ReadingMethod):
     """One LoRA adapter trained on every task in turn (Hu et al. 2022), the baseline that shows forgetting.
 
-    Trains: A (r, d) and B (rows, r) of every adapted map, the newest head (local cross-entropy). Frozen: the backbone and
-    the earlier heads. Kept per task: a head (and class Gaussians for the "gaussian" read-out). One pass per image.
+    Trains: A (r, d) and B (rows, r) of every adapted map, the newest head (local cross-entropy). Frozen: the backbone
+    and the earlier heads. Kept per task: a head (and class Gaussians for the "gaussian" read-out). One pass per image.
     """
 
     name: ClassVar[str] = "lora"
@@ -48,8 +52,8 @@ class LoRA(ReadingMethod):
 
     def updates(self) -> dict[str, LowRank]:
         """All updates by name, e.g. "0.value"."""
-        pairs = [(i, a.updates) for i, a in enumerate(self.adapters)]
-        return {f"{i}.{name}": update for i, held in pairs for name, update in held.items()}  # type: ignore[union-attr,operator,misc]
+        adapters = enumerate(cast(list[AdaptedLinear], list(self.adapters)))
+        return {f"{i}.{name}": adapter.update_of(name) for i, adapter in adapters for name in adapter.rows}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head."""

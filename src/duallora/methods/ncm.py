@@ -57,4 +57,3 @@ class NCM(Method):
         """Restore `state()`."""
         self.sums = state["sums"].clone()
         self.rows.load_state({k[5:]: v for k, v in state.items() if k.startswith("rows.")})
-

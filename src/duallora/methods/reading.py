@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from duallora.methods.base import (
     BackboneLike,
     Batches,
@@ -17,6 +19,7 @@ from duallora.methods.base import (
     part,
     prefixed,
 )
+from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.readout import Readout, Sample
 
 
@@ -30,10 +33,32 @@ class ReadingMethod(Method):
         super().__init__(backbone, config)
         self.read = Readout(backbone.dim, self.rows, shrinkage)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `begin_task` takes a pass over the task's images before anything trains."""
+        return getattr(self.config, "head_init", "random") == "gaussian"
+
+    def saw(self, features: Tensor) -> None:
+        """Called with the features of each batch of that pass."""
+
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
-        """Rows, a new head and new Gaussians for the task's classes."""
+        """Rows, a new head and new Gaussians for the task's classes; the head starts as the config says."""
         self.rows.add(task.index, task.classes)
         self.read.begin(task.classes)
+        self._look_ahead(batches)
+
+    def _look_ahead(self, batches: Batches) -> None:
+        """The pass before training: the newest head starts as the discriminant of the features as they are now."""
+        if not self.looks_ahead:
+            return
+        start = ClassGaussians(self.backbone.dim, self.read.gaussians.shrinkage)
+        start.grow(len(self.read.heads.biases[-1]))
+        for images, labels in each(batches):
+            features = self.encode(images).features
+            start.update(features, self.read.local(labels))
+            self.saw(features)
+        if getattr(self.config, "head_init", "random") == "gaussian":
+            self.read.heads.start(*start.linear())
 
     def end_task(self, batches: Batches) -> None:
         """One pass for the class Gaussians and the limit of what is known."""

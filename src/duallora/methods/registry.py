@@ -39,7 +39,8 @@ def get_method(name: str) -> type[Method]:
     if name not in _METHODS:
         raise unknown("method", name, _METHODS)
     module, attribute = _METHODS[name]
-    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    method: type[Method] = getattr(importlib.import_module(module), attribute)
+    return method
 
 
 def register_method(name: str, module: str, attribute: str) -> None:

@@ -26,7 +26,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise DualLoRAError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); use device='cpu' or 'auto'") from error
+        raise DualLoRAError(
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); use device='cpu' or 'auto'"
+        ) from error
     return device
 
 
@@ -45,7 +47,10 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["no"
 
 
 def accelerator(precision: Precision, device: torch.device) -> Accelerator:
-    """An Accelerator for the device; Accelerate's shared state is renewed where an earlier session asked for another one."""
+    """An Accelerator for the device.
+
+    Accelerate's shared state is renewed where an earlier session asked for another one.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 

@@ -27,7 +27,10 @@ CHECK_EVERY = 16  # steps between looks at the loss: a look waits for the device
 
 @dataclass
 class TaskTiming:
-    """Seconds per phase of a task, how many parameters trained, mean loss of the last epoch (None where nothing trained)."""
+    """Seconds per phase of a task, how many parameters trained, mean loss of the last epoch.
+
+    The loss is None where nothing trained.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
@@ -48,7 +51,12 @@ class _Loss(nn.Module):
 class OnDevice:
     """Batches moved to the device, under the session's precision; re-iterable, reporting progress where wanted."""
 
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator, told: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        accelerator: Accelerator,
+        told: Callable[[int], None] | None = None,
+    ) -> None:
         """Wrap re-iterable batches."""
         self.batches, self.accelerator, self.told = batches, accelerator, told
 
@@ -104,7 +112,9 @@ def learn_task(
         timing.parameters = sum(p.numel() for p in method.trainable())
         if timing.parameters and settings.epochs:
             with TaskProgress(f"{title} training", settings.epochs * len(images), enabled=progress) as bar:
-                timing.loss = _train(method, images, label_map, preprocessing, settings, accelerator, seed, task.index, bar)
+                timing.loss = _train(
+                    method, images, label_map, preprocessing, settings, accelerator, seed, task.index, bar
+                )
         timing.seconds["train"] = clock.lap()
         with TaskProgress(f"{title} statistics", len(images), enabled=progress) as bar:
             method.end_task(OnDevice(still, accelerator, bar.advance))
@@ -176,7 +186,13 @@ class _Features:
         label_map: Tensor,
         seed: int,
     ) -> None:
-        still = Batches(images, preprocessing, batch_size=settings.evaluation_batch_size, label_map=label_map, workers=settings.workers)
+        still = Batches(
+            images,
+            preprocessing,
+            batch_size=settings.evaluation_batch_size,
+            label_map=label_map,
+            workers=settings.workers,
+        )
         with torch.no_grad():
             pairs = [(method.encode(x).features.cpu(), y.cpu()) for x, y in OnDevice(still, accelerator)]
         self.x, self.y = torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
@@ -212,7 +228,8 @@ def _must_be_finite(total: Tensor, task: int, epoch: int, step: int, settings: T
     if not torch.isfinite(total):
         raise DualLoRAError(
             f"the loss is not finite (task {task + 1}, epoch {epoch + 1}, step {step}). Lower the rate, e.g. "
-            f"--set training.learning_rate={settings.learning_rate / 10:g}, or compute in --set training.precision=float32"
+            f"--set training.learning_rate={settings.learning_rate / 10:g}, or compute in "
+            "--set training.precision=float32"
         )
 
 

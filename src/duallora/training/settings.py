@@ -23,7 +23,11 @@ class TrainingSettings(BaseModel):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the rate rises")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the device computes in it")
-    augment: Literal["none", "crop", "standard"] = Field("standard", description="random crop and flip, crop alone, or nothing")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the device computes in it"
+    )
+    augment: Literal["none", "crop", "standard"] = Field(
+        "standard", description="random crop and flip, crop alone, or nothing"
+    )
     workers: int = Field(0, ge=0, description="processes that decode images of large sets")
     evaluation_batch_size: int = Field(256, ge=1)

@@ -25,7 +25,10 @@ def sites(method: DualLoRA) -> list[DualLinear]:
 
 
 def test_features_of_a_protected_task_do_not_move_in_a_one_block_network(backbones: Callable[..., Backbone]) -> None:
-    """Invariant 8: residual off, eps = 1, one block: the class-attention feature and the value update of old images stay."""
+    """Invariant 8: the class-attention feature and the value update of old images stay.
+
+    Residual off, eps = 1, one block.
+    """
     method = DualLoRA(backbones(depth=1), DualLoRAConfig(residual=False, energy=1.0, reserve=0, carry=False))
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     learn(method, 0, images, (0, 1), disturbed)
@@ -164,5 +167,7 @@ def test_first_task_may_be_bolder(backbone: Backbone) -> None:
     method = DualLoRA(backbone, DualLoRAConfig(rank=2, first_rank=6))
     ranks = []
     for t in range(2):
-        learn(method, t, torch.randn(4, 3, 16, 16), (t,), lambda m: ranks.append(len(sites(m)[0].orthogonal["value"].Z)))
+        learn(
+            method, t, torch.randn(4, 3, 16, 16), (t,), lambda m: ranks.append(len(sites(m)[0].orthogonal["value"].Z))
+        )
     assert ranks == [6, 2]

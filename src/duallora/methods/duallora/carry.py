@@ -9,10 +9,10 @@ from torch import Tensor
 class Carry:
     """The affine change x -> x W + o of features over a task, fitted on the images at hand.
 
-    Earlier classes have no images any more, but the new ones show how the feature space has moved. W is the ridge solution
-    pulled towards the identity: minimise ||X_old W + o - X_new||^2 + alpha ||W - I||^2 over the task's images. Semantic drift
-    compensation (Yu et al. 2020) moves means by a local average of the same differences; a linear map is its smooth form.
-    Old features are held until `solve` and never kept.
+    Earlier classes have no images any more, but the new ones show how the feature space has moved. W is the ridge
+    solution pulled towards the identity: minimise ||X_old W + o - X_new||^2 + alpha ||W - I||^2 over the task's
+    images. Semantic drift compensation (Yu et al. 2020) moves means by a local average of the same differences; a
+    linear map is its smooth form. Old features are held until `solve` and never kept.
     """
 
     def __init__(self, ridge: float = 1.0) -> None:
@@ -32,7 +32,7 @@ class Carry:
     def solve(self) -> tuple[Tensor, Tensor]:
         """W (d, d) and o (d,), float64."""
         X, Y = torch.cat(self.old).double(), torch.cat(self.new).double()
-        n, d = X.shape
+        d = X.shape[1]
         centre, moved = X.mean(0), Y.mean(0)
         Xc, Yc = X - centre, Y - moved
         G = Xc.T @ Xc

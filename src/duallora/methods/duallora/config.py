@@ -1,4 +1,7 @@
-"""Every choice of DualLoRA as a named field; the public sources leave them open, docs/ablation.md settles the defaults."""
+"""Every choice of DualLoRA as a named field.
+
+The public sources leave them open, docs/ablation.md settles the defaults.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,15 @@ class DualLoRAConfig(MethodConfig):
     """
 
     rank: int = Field(8, ge=1, description="rank of the orthogonal adapter")
-    first_rank: int | None = Field(None, ge=1, description="its rank in the first task, when nothing is to be protected yet; as `rank`")
+    first_rank: int | None = Field(
+        None, ge=1, description="its rank in the first task, when nothing is to be protected yet; as `rank`"
+    )
     placement: Placement = Field(("value",), min_length=1, description="adapted maps of each block")
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
     feature: Literal["class_attention", "all_tokens", "per_head"] = Field(
-        "all_tokens", description="whose second moment the bases hold: what the class token reads, every token, or each head's reading"
+        "all_tokens",
+        description="whose second moment the bases hold: what the class token reads, every token, "
+        "or each head's reading",
     )
     energy: float = Field(0.95, gt=0, le=1, description="eps: share of the second moment that the bases hold")
     energy_decay: float = Field(1.0, gt=0, le=1, description="1 - eps is multiplied by this after every task")
@@ -30,28 +37,41 @@ class DualLoRAConfig(MethodConfig):
 
     residual: bool = Field(True, description="train the residual adapter")
     residual_rank: int = Field(8, ge=1)
-    residual_basis: Literal["previous", "own", "all"] = Field("previous", description="span that the residual reads from")
+    residual_basis: Literal["previous", "own", "all"] = Field(
+        "previous", description="span that the residual reads from"
+    )
     gate: Literal["off", "basis", "task", "posterior"] = Field(
         "posterior",
-        description="weight of a residual for an image: 1; relevance of the basis it lives in; of the task that learned it; "
-        "posterior of that task from class Gaussians in the block and those before it",
+        description="weight of a residual for an image: 1; relevance of the basis it lives in; "
+        "of the task that learned it; posterior of that task from class Gaussians in the block and those before it",
     )
 
     readout: Literal["gaussian", "posterior", "energy", "heads"] = Field(
         "gaussian",
-        description="class Gaussians of the final feature; task posterior of those times own heads; heads calibrated by the "
-        "energy in the bases (the paper's letter); heads alone",
+        description="class Gaussians of the final feature; task posterior of those times own heads; "
+        "heads calibrated by the energy in the bases (the paper's letter); heads alone",
     )
     temperature: float = Field(0.1, gt=0, description="T of the task posterior from energies")
     confidence: Literal["max", "margin", "entropy"] = Field("margin", description="c, how sure the task posterior is")
-    calibration: float = Field(1.0, ge=0, description="lambda: weight of c log pi in the logits; 0 leaves them as they are")
-    evidence_blocks: tuple[int, ...] | None = Field(None, description="blocks whose energies are averaged; all by default")
+    calibration: float = Field(
+        1.0, ge=0, description="lambda: weight of c log pi in the logits; 0 leaves them as they are"
+    )
+    evidence_blocks: tuple[int, ...] | None = Field(
+        None, description="blocks whose energies are averaged; all by default"
+    )
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of all Gaussians")
 
-    loss: Literal["local", "seen"] = Field(
-        "local", description="cross-entropy over the task's classes, or with the Gaussians of earlier classes as competitors"
+    head_init: Literal["random", "gaussian"] = Field(
+        "random",
+        description="start of a new head: small random weights, or the discriminant of the features before training",
     )
-    carry: bool = Field(True, description="move earlier Gaussians along with the change of features that the new images show")
+    loss: Literal["local", "seen"] = Field(
+        "local",
+        description="cross-entropy over the task's classes, or with the Gaussians of earlier classes as competitors",
+    )
+    carry: bool = Field(
+        True, description="move earlier Gaussians along with the change of features that the new images show"
+    )
 
     @property
     def reads_class_attention(self) -> bool:

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 class Bases:
-    """Mutually orthogonal bases Psi_1 ... Psi_T of one map's input, and the mean relevance of each on its own images."""
+    """Mutually orthogonal bases Psi_1 ... Psi_T of one map's input.
+
+    With each goes its mean relevance on its own images.
+    """
 
     def __init__(self, dim: int) -> None:
         """No task yet."""
@@ -23,16 +26,17 @@ class Bases:
 
     def task(self, t: int) -> Tensor:
         """Psi_t (d, k_t), t counted from 0."""
-        return self.Phi.split(self.sizes, 1)[t]
+        return torch.split(self.Phi, self.sizes, 1)[t]
 
     def to(self, device: torch.device) -> None:
         """Move all tensors."""
         self.Phi, self.usual = self.Phi.to(device), self.usual.to(device)
 
     def relevance(self, xbar: Tensor) -> Tensor:
-        """rho (b, T): share of ||xbar||^2 inside each task's basis over its usual share; 1 is what the task's own images have.
+        """rho (b, T): share of ||xbar||^2 inside each task's basis over its usual share.
 
-        A task that added no direction has relevance 0. All tasks at once: one (b, d) x (d, K) product.
+        1 is what the task's own images have. A task that added no direction has relevance 0. All tasks at once: one
+        (b, d) x (d, K) product.
         """
         with torch.autocast(xbar.device.type, enabled=False):
             inside = (xbar.float() @ self.Phi).square()
@@ -69,7 +73,7 @@ def confidence(pi: Tensor, kind: str) -> Tensor:
     if kind == "margin":
         top = pi.topk(2, dim=1).values
         return top[:, 0] - top[:, 1]
-    entropy = torch.special.entr(pi).sum(1)
+    entropy: Tensor = torch.special.entr(pi).sum(1)
     return (1 - entropy / torch.log(torch.tensor(float(tasks)))).clamp(0, 1)
 
 
@@ -91,8 +95,9 @@ def calibrate(logits: Tensor, row_task: Tensor, pi: Tensor, c: Tensor, weight: f
 def gates_of(relevance: Tensor, kind: str, basis: str) -> Tensor:
     """Gates (b, T + 1) in [0, 1] of residuals 0 .. T from relevances (b, T) of the bases known so far.
 
-    "basis": residual t lives in the basis that task t-1 added (`basis` "previous"), in all of them ("all": the most relevant
-    counts), or in its own ("own"). "task": its own task's basis, whatever it lives in. Residual 0 does not exist; its gate is 1.
+    "basis": residual t lives in the basis that task t-1 added (`basis` "previous"), in all of them ("all": the most
+    relevant counts), or in its own ("own"). "task": its own task's basis, whatever it lives in. Residual 0 does not
+    exist; its gate is 1.
     """
     b = relevance.clamp(0, 1)
     one = b.new_ones(len(b), 1)

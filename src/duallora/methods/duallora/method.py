@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from duallora.lowrank import capacity, slots
+from duallora.lowrank import Extension, capacity, slots
 from duallora.methods.base import (
     BackboneLike,
     Batches,
@@ -31,11 +31,14 @@ from duallora.methods.readout import Sample
 
 
 class DualLoRA(ReadingMethod):
-    """Dual low-rank adaptation (Chen et al., "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models", 2024).
+    """Dual low-rank adaptation (Chen et al. 2024, arXiv 2411.00623).
 
-    Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; Z and B of
-    the residual adapter, confined to a basis; the newest head. Frozen: the backbone, earlier heads and residuals. Kept per
-    task: the factors, the bases, class means (and one covariance in all); no image. One pass per image.
+    "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models".
+
+    Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; Z
+    and B of the residual adapter, confined to a basis; the newest head. Frozen: the backbone, earlier heads and
+    residuals. Kept per task: the factors, the bases, class means (and one covariance in all); no image. One pass per
+    image.
 
     The public sources give the idea, not every equation; what is chosen is a field of `DualLoRAConfig` each.
     """
@@ -57,29 +60,37 @@ class DualLoRA(ReadingMethod):
         self._task = -1
 
     def _sites(self) -> list[DualLinear]:
-        return list(self.sites)  # type: ignore[arg-type]
+        return cast(list[DualLinear], list(self.sites))
+
+    @property
+    def _wants_own(self) -> bool:
+        """Whether the task's own basis is to be measured before training."""
+        return self.config.residual and self.config.residual_basis == "own" and self._task > 0
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether old features, the task's own basis or a start of its head are asked for."""
+        return self.carry is not None or self._wants_own or super().looks_ahead
+
+    def saw(self, features: Tensor) -> None:
+        """Features before training, for the drift."""
+        if self.carry:
+            self.carry.before(features)
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
-        """Fresh adapters; a pass over the images only where old features or the task's own basis are asked for."""
+        """A new head and fresh adapters."""
         self._task = task.index
         self.log = TaskLog()
-        own = [None] * len(self.sites)
         self.carry = Carry() if self.config.carry and task.index > 0 else None
-        wants_own = self.config.residual and self.config.residual_basis == "own" and task.index > 0
-        if self.carry or wants_own:
+        own: list[Extension | None] = [None] * len(self.sites)
+        if self._wants_own:
             for site in self._sites():
-                if wants_own:
-                    site.collect()
-            for images, _ in each(batches):
-                features = self.encode(images).features
-                if self.carry:
-                    self.carry.before(features)
-            if wants_own:
-                own = [site.extension(task.index) for site in self._sites()]  # type: ignore[misc]
-                for site in self._sites():
-                    site.stop()
+                site.collect()
         super().begin_task(task, batches)
+        if self._wants_own:
+            own = [site.extension(task.index) for site in self._sites()]
         for site, extension in zip(self._sites(), own, strict=True):
+            site.stop()
             site.begin(task.index, len(task.classes), extension)
 
     def _pass(self, images: Tensor, evidence: bool) -> tuple[Tensor, Reading]:
@@ -118,8 +129,8 @@ class DualLoRA(ReadingMethod):
             self.log.capacity.append(capacity(site.bases.Phi))
             if extension.full:
                 self.log.notes.append(
-                    f"block {site.block}: full, {site.bases.Phi.shape[1]} of {site.bases.Phi.shape[0]} directions used; "
-                    f"{extension.captured:.1%} of this task's energy is protected instead of "
+                    f"block {site.block}: full, {site.bases.Phi.shape[1]} of {site.bases.Phi.shape[0]} directions "
+                    f"used; {extension.captured:.1%} of this task's energy is protected instead of "
                     f"{self.config.energy_at(self._task):.1%}. Lower `energy`, or use a wider backbone."
                 )
         self.read.finish(sample.features, sample.labels)

@@ -14,8 +14,8 @@ from duallora.lowrank import project_out
 class OrthogonalAdapter(nn.Module):
     """x -> x A_o^T B_o^T with A_o = Z (I - Phi Phi^T): orthogonal to the earlier tasks' bases by construction.
 
-    The constraint is a parametrisation: it holds to rounding at every step under any optimiser, where projecting gradients
-    would not hold under Adam or weight decay. It is computed in float32 even under autocast.
+    The constraint is a parametrisation: it holds to rounding at every step under any optimiser, where projecting
+    gradients would not hold under Adam or weight decay. It is computed in float32 even under autocast.
 
     Args:
         basis: Phi (d, k), orthonormal columns.

@@ -13,7 +13,8 @@ class ResidualAdapter(nn.Module):
     """x -> sum over tasks t of g_t(x) x A_t^T B_t^T, with A_t = Z_t Psi^T for a basis Psi given at the task's begin.
 
     The factors of finished tasks are frozen and concatenated, so that the cost is that of one skinny product of rank
-    r T, without a loop over tasks. A gate scales the r hidden values of its task, which is as good as scaling its output.
+    r T, without a loop over tasks. A gate scales the r hidden values of its task, which is as good as scaling its
+    output.
     """
 
     A: Tensor
@@ -66,7 +67,8 @@ class ResidualAdapter(nn.Module):
 
         Args:
             x: input of the map.
-            gates: (b, T) in [0, 1], a weight for each task's residual; None is all ones. The task in training counts as 1.
+            gates: (b, T) in [0, 1], a weight for each task's residual; None is all ones. The task in training counts
+                as 1.
         """
         A, B = self.A, self.B
         down = self._down()

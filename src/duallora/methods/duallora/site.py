@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,15 @@ class DualLinear(nn.Module):
     @property
     def has_residual(self) -> bool:
         """Whether any residual is live."""
-        return any(r.rank for r in self.residual.values())  # type: ignore[misc]
+        return any(self._residual(name).rank for name in self.rows)
+
+    def _orthogonal(self, name: str) -> OrthogonalAdapter:
+        """The orthogonal update of one target; live only in training."""
+        return cast(OrthogonalAdapter, self.orthogonal[name])
+
+    def _residual(self, name: str) -> ResidualAdapter:
+        """The residual of one target."""
+        return cast(ResidualAdapter, self.residual[name])
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, N, d) -> (b, N, outputs)."""
@@ -79,7 +88,7 @@ class DualLinear(nn.Module):
             part = y.narrow(-1, first, width)
             if name in self.orthogonal:
                 part.add_(self.orthogonal[name](x))
-            if self.residual[name].rank:
+            if self._residual(name).rank:
                 part.add_(self.residual[name](x, gates))
         return y
 
@@ -109,7 +118,10 @@ class DualLinear(nn.Module):
         return None if relevance is None else gates_of(relevance, self.config.gate, self.config.residual_basis)
 
     def _features(self, x: Tensor, y: Tensor) -> Tensor:
-        """Per-head features (b, H, d): class attention for the qkv map, the class token's own row for the output projection."""
+        """Per-head features (b, H, d).
+
+        Class attention for the qkv map, the class token's own row for the output projection.
+        """
         if self.fused:
             return head_features(x, y, self.attention[0], self.class_token)
         return (x[:, :1] if self.class_token else x.mean(1, keepdim=True)).float()
@@ -119,7 +131,8 @@ class DualLinear(nn.Module):
         if not self.row_task or self.gaussians is None:
             return None
         tasks = max(self.row_task) + 1
-        if len(self.orthogonal):  # in training: the images are known to belong to the new task, so to none of the earlier ones
+        if len(self.orthogonal):
+            # In training: the images are known to belong to the new task, so to none of the earlier ones.
             return xbar.new_zeros(len(xbar), tasks)
         scores = self.gaussians.scores(xbar)[:, : len(self.row_task)]
         before = self.reading.scores
@@ -149,7 +162,7 @@ class DualLinear(nn.Module):
                     basis = own.basis.float().to(device) if own else self.bases.Phi[:, :0]
                 else:
                     basis = self.bases.task(task - 1) if cfg.residual_basis == "previous" else self.bases.Phi
-                self.residual[name].begin(task, basis, cfg.residual_rank)  # type: ignore[operator]
+                self._residual(name).begin(task, basis, cfg.residual_rank)
 
     def collect(self) -> None:
         """From now on every forward pass feeds the statistics."""
@@ -175,9 +188,9 @@ class DualLinear(nn.Module):
         self.bases.add(extension.basis, usual)
         self.stop()
         for name in list(self.orthogonal):
-            self.fold(name, *self.orthogonal[name].factors())  # type: ignore[operator]
+            self.fold(name, *self._orthogonal(name).factors())
             del self.orthogonal[name]
-            self.residual[name].end()  # type: ignore[operator]
+            self._residual(name).end()
         self.row_task += [task] * rows
         return extension
 
@@ -193,8 +206,8 @@ class DualLinear(nn.Module):
         state = {f"bases.{k}": v for k, v in self.bases.state().items()}
         state["row_task"] = torch.tensor(self.row_task, dtype=torch.int64)
         for name in self.rows:
-            r = self.residual[name]
-            state |= {f"residual.{name}.A": r.A, f"residual.{name}.B": r.B, f"residual.{name}.owner": r.owner}  # type: ignore[dict-item]
+            r = self._residual(name)
+            state |= {f"residual.{name}.A": r.A, f"residual.{name}.B": r.B, f"residual.{name}.owner": r.owner}
             for t, (A, B) in enumerate(self.folded[name]):
                 state |= {f"orthogonal.{name}.{t}.A": A, f"orthogonal.{name}.{t}.B": B}
         if self.gaussians is not None:
@@ -202,13 +215,16 @@ class DualLinear(nn.Module):
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restore `state()` into a fresh site: the folds are repeated in order, so that the weights come out the same."""
+        """Restore `state()` into a fresh site.
+
+        The folds are repeated in order, so that the weights come out the same.
+        """
         device = self.base.weight.device
         self.bases.load_state({k: state[f"bases.{k}"] for k in ("Phi", "sizes", "usual")})
         self.bases.to(device)
         self.row_task = state["row_task"].tolist()
         for name in self.rows:
-            r = self.residual[name]
+            r = self._residual(name)
             for key in ("A", "B", "owner"):
                 setattr(r, key, state[f"residual.{name}.{key}"].to(device))
             for t in range(len(self.bases.sizes)):

@@ -1,0 +1,138 @@
+"""`duallora learn`: teach a model folder one more task, or make it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from duallora.cli.options import AsJson, Debug, Settings
+from duallora.cli.output import Answer, bar, percent, say, tell_skipped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from duallora.answers import LearnReport
+    from duallora.learner import Learner
+
+
+def learn(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder; made where there is none.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images, in one sub-folder per class.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the task; the folder's by default.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Of a new model; duallora by default.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Of a new model; bundled, or any plain ViT of timm.")
+    ] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> Answer:
+    """Teach a model the classes in a folder of images.
+
+    The model folder is made where there is none. The images of earlier tasks are not needed.
+
+    Example: duallora learn zoo/ animals/
+    """
+    from duallora.artefact import check_target
+    from duallora.data import scan_classes
+
+    check_target(model, overwrite=True)  # first what costs nothing
+    images = scan_classes(folder)
+    chosen = list(settings or ())
+    learner = (_existing if holds_model(model) else _new)(model, method, backbone, chosen)
+    title = _title(learner, name, folder)
+    say(f"learning '{title}': {len(images)} images, {len(images.classes)} classes, as task {len(learner.tasks) + 1}")
+    report = learner.learn(images, name=title)
+    learner.save(model, overwrite=True)
+    tell_skipped(report.skipped)
+    document = report.model_dump(mode="json") | {
+        "model": str(model),
+        "tasks": len(learner.tasks),
+        "known": learner.classes,
+    }
+    return Answer(document, lambda console: _show(console, model, report, learner))
+
+
+def holds_model(model: Path) -> bool:
+    """Whether there is something to go on from; an empty folder is none."""
+    return model.exists() and any(model.iterdir())
+
+
+def _new(model: Path, method: str | None, backbone: str | None, settings: Sequence[str]) -> Learner:
+    from duallora.config import ModelConfig, apply_overrides, checked_config
+    from duallora.errors import DualLoRAError
+    from duallora.learner import Learner
+    from duallora.methods.registry import get_method
+
+    named = [
+        f"{key}.name='{value}'" for key, value in (("method", method), ("backbone", backbone)) if value is not None
+    ]
+    config = checked_config(ModelConfig, apply_overrides({}, [*settings, *named]), "learn")
+    if get_method(config.method.name).cumulative:
+        raise DualLoRAError(
+            f"method '{config.method.name}' needs the images of all tasks at once and serves comparisons only; "
+            "take --method duallora, or compare methods with duallora run"
+        )
+    return Learner.create(
+        config.backbone.name,
+        config.method.name,
+        config=config.method.options,
+        training=config.training,
+        seed=config.seed,
+        device=config.device,
+        weights=config.backbone.weights,
+        pretrained=config.backbone.pretrained,
+        image_size=config.backbone.image_size,
+    )
+
+
+def _existing(model: Path, method: str | None, backbone: str | None, settings: Sequence[str]) -> Learner:
+    from duallora.artefact import read_manifest
+    from duallora.config import ModelConfig, apply_overrides, checked_config
+    from duallora.errors import DualLoRAError
+    from duallora.learner import Learner
+
+    manifest = read_manifest(model)
+    for what, asked in (("method", method), ("backbone", backbone)):
+        held = manifest.get(what, {}).get("name")
+        if asked is not None and asked != held:
+            raise DualLoRAError(
+                f"model '{model}' has the {what} '{held}', which cannot become '{asked}'; leave --{what} out, "
+                "or give the folder of a new model"
+            )
+    free: dict[str, Any] = apply_overrides({}, settings)
+    fixed = set(free) - {"training", "device"}
+    if set(free.get("backbone") or {}) == {"weights"}:
+        fixed -= {"backbone"}
+    if fixed:
+        raise DualLoRAError(
+            f"model '{model}' is there already, so '{min(fixed)}' cannot be set any more; "
+            "training, device and backbone.weights can, or give the folder of a new model"
+        )
+    data = apply_overrides({"training": manifest.get("training", {})}, settings)
+    config = checked_config(ModelConfig, data, "learn")
+    return Learner.load(model, device=config.device, weights=config.backbone.weights, training=config.training)
+
+
+def _title(learner: Learner, name: str | None, folder: Path) -> str:
+    from duallora.errors import DualLoRAError
+
+    taken = {task["name"] for task in learner.tasks}
+    if name is not None and name in taken:
+        raise DualLoRAError(f"the model has a task '{name}' already; give another --name")
+    own = name or folder.resolve().name
+    return own if own and own not in taken else f"task {len(learner.tasks) + 1}"
+
+
+def _show(console: Console, model: Path, report: LearnReport, learner: Learner) -> None:
+    seconds = sum(report.seconds.values())
+    console.print(f"learned '{report.task}' in {seconds:.0f} s: {', '.join(report.classes)}", soft_wrap=True)
+    for note in report.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    if report.capacity:
+        used = sum(report.capacity) / len(report.capacity)
+        console.print(f"capacity used, mean over blocks: {bar(used)} {percent(used)} %")
+    console.print(f"'{model}' knows {len(learner.classes)} classes of {len(learner.tasks)} tasks", soft_wrap=True)

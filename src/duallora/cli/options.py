@@ -1,0 +1,23 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from (also: DUALLORA_DEBUG=1).")]
+"""`duallora.cli.guard` looks for both in what was typed, since they matter even where the options cannot be parsed."""
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as `duallora learn` makes it.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as training.epochs=3; may be repeated."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps ...")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="The backbone's weights, where they have moved since.")
+]
+Redo = Annotated[bool, typer.Option("--redo", help="Start over, even where results are there.")]

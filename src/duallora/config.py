@@ -1,0 +1,200 @@
+"""The configuration of a run: typed, closed, written beside every result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from duallora.errors import DualLoRAError, unknown
+from duallora.settings import validated
+from duallora.training.settings import TrainingSettings
+
+
+class Closed(BaseModel):
+    """Base of all parts: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamConfig(Closed):
+    """Which classes arrive when."""
+
+    source: str = Field("digits", description="'digits', a torchvision name, 'folder:PATH', 'npz:PATH', or a path")
+    scenario: Literal["class-incremental", "domain-incremental"] = Field(
+        "class-incremental",
+        description="domain-incremental: the source is a folder of domains, each a folder of class folders",
+    )
+    increment: int | list[int] = Field(2, description="classes per task: a number, or one number per task")
+    order: list[str] | None = Field(
+        None, description="class order by name (domains: order of the domains); else `order_seed` draws it"
+    )
+    order_seed: int | None = Field(None, description="shuffles the classes; the source's own order without it")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the training images held out for choosing settings"
+    )
+    evaluate_on: Literal["test", "validation"] = Field("test", description="validation never touches the test images")
+    max_per_class: int | None = Field(None, ge=1, description="training images used per class and task; all by default")
+    max_test_per_class: int | None = Field(
+        None, ge=1, description="test images used per class and task; all by default"
+    )
+    root: str | None = Field(None, description="where torchvision data sets are kept")
+
+
+class MethodChoice(Closed):
+    """Which method, and its options."""
+
+    name: str = "duallora"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class BackboneChoice(Closed):
+    """Which backbone."""
+
+    name: str = "bundled"
+    weights: str | None = Field(None, description="a local file with the weights")
+    pretrained: bool = True
+    image_size: int | None = Field(None, ge=8, description="input size in pixels, where not the backbone's own")
+
+
+class RunConfig(Closed):
+    """One run: a stream, a method, a backbone, a seed.
+
+    >>> RunConfig().stream.increment
+    2
+    """
+
+    stream: StreamConfig = Field(default_factory=StreamConfig)
+    method: MethodChoice = Field(default_factory=MethodChoice)
+    backbone: BackboneChoice = Field(default_factory=BackboneChoice)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    seed: int = Field(0, ge=0, description="of weights, order of images and augmentation")
+    cumulative_steps: Literal["all", "last"] = Field(
+        "all", description="when a cumulative method (joint) is trained: after every task, or the last"
+    )
+    device: str = "auto"
+
+
+class ModelConfig(Closed):
+    """What a model is made of, and how it trains: the part of a run that `duallora learn` needs."""
+
+    method: MethodChoice = Field(default_factory=MethodChoice)
+    backbone: BackboneChoice = Field(default_factory=BackboneChoice)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    seed: int = Field(0, ge=0, description="of weights, order of images and augmentation")
+    device: str = "auto"
+
+
+Config = TypeVar("Config", RunConfig, ModelConfig)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the configuration of a run from a YAML file.
+
+    Relative paths in the file are relative to the current directory, as on the command line.
+
+    Args:
+        path: the file, or the bare name of one that comes with the package (`shipped_configs()`).
+        overrides: "key=value" texts that win over the file, see `apply_overrides`.
+
+    Raises:
+        DualLoRAError: the file is missing or no YAML, or a key or value in it is wrong (with the nearest known key).
+
+    >>> load_config("digits", ["training.epochs=3", "method.name=slda"]).training.epochs
+    3
+    """
+    data = apply_overrides(_read_yaml(path), overrides)
+    return checked_config(RunConfig, data, f"config '{path}'")
+
+
+def checked_config(model: type[Config], data: Mapping[str, Any], where: str) -> Config:
+    """Build a configuration and check the method's options too, which the method alone knows.
+
+    Raises:
+        DualLoRAError: see `duallora.settings.validated`; or an unknown method.
+    """
+    config = validated(model, data, where)
+    from duallora.methods.registry import get_method  # imports torch
+
+    kind = get_method(config.method.name)
+    validated(kind.Config, config.method.options, f"{where}: method.options of '{config.method.name}'")
+    return config
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested settings with "a.b.c=value" texts applied in order; values are read as YAML.
+
+    Whether the keys exist is not judged here but by `checked_config`.
+
+    Raises:
+        DualLoRAError: a text without "=", a value that is no YAML, or a key below something that is no group of keys.
+
+    >>> apply_overrides({"training": {"epochs": 5}}, ["training.epochs=3", "stream.order=['1', '0']"])
+    {'training': {'epochs': 3}, 'stream': {'order': ['1', '0']}}
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(data))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise DualLoRAError(f"cannot set '{text}'; expected KEY=VALUE, for example training.epochs=3")
+        place = changed
+        for i, step in enumerate(path[:-1]):
+            inner = place.setdefault(step, {})
+            if inner is None:  # a key with nothing behind it in a YAML file
+                inner = place[step] = {}
+            if not isinstance(inner, dict):
+                raise DualLoRAError(f"cannot set '{text}': {'.'.join(path[: i + 1])} is {inner!r}, which has no keys")
+            place = inner
+        place[path[-1]] = _yaml_value(value, text)
+    return changed
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package.
+
+    >>> shipped_configs()
+    ['cifar100-10', 'digits']
+    """
+    folder = resources.files("duallora") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _yaml_value(value: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise DualLoRAError(f"cannot set '{text}': the value is no YAML; put it in quotes: \"'...'\"") from error
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file or shipped configuration."""
+    file = Path(path).expanduser()
+    shipped = str(path) in shipped_configs() and not file.exists()
+    try:
+        source = resources.files("duallora") / "configs" / f"{path}.yaml" if shipped else file
+        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if file.suffix or len(file.parts) > 1:
+            raise DualLoRAError(
+                f"config file '{path}' does not exist; give a YAML file, or one of those that come with duallora: "
+                f"{', '.join(shipped_configs())}"
+            ) from error
+        raise unknown("config", str(path), shipped_configs()) from error
+    except OSError as error:
+        raise DualLoRAError(f"config file '{path}' cannot be read ({error.strerror}); give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise DualLoRAError(f"config file '{path}' is no text in UTF-8; give a YAML file") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise DualLoRAError(f"config file '{path}' is no valid YAML: {reason}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise DualLoRAError(f"config file '{path}' holds a {type(data).__name__}, expected keys such as 'stream:'")
+    return data

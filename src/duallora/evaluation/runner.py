@@ -1,0 +1,261 @@
+"""One run: a stream through a method, measured after every task, resumable, written as files."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duallora.config import RunConfig, StreamConfig
+from duallora.data import open_source, read_domains
+from duallora.data.imageset import ImageSet
+from duallora.data.sampling import at_most
+from duallora.errors import DualLoRAError
+from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, TaskRecord
+from duallora.evaluation.scoring import StepScores, score_step
+from duallora.evaluation.steps import StepRecord, load_steps
+from duallora.files import write_json_atomic
+from duallora.learner import Learner
+from duallora.stream import Task, TaskStream
+
+
+def build_stream(config: StreamConfig) -> TaskStream:
+    """The stream that a configuration describes.
+
+    Raises:
+        DualLoRAError: the source cannot be read, or the classes do not fit the increments.
+    """
+    if config.scenario == "domain-incremental":
+        domains = read_domains(config.source.removeprefix("folder:"))
+        names = config.order or list(domains)
+        if sorted(names) != sorted(domains):
+            raise DualLoRAError(f"stream.order names the domains {names}, but the source has {list(domains)}")
+        return TaskStream.domain_incremental(
+            {name: domains[name] for name in names}, validation=config.validation, max_per_class=config.max_per_class
+        )
+    return TaskStream.class_incremental(
+        open_source(config.source, root=config.root),
+        config.increment,
+        order=config.order,
+        seed=config.order_seed,
+        validation=config.validation,
+        max_per_class=config.max_per_class,
+    )
+
+
+def run(
+    config: RunConfig, out: str | Path, *, resume: bool = True, redo: bool = False, progress: bool = True
+) -> RunResults:
+    """Take a method through a stream and write what comes of it.
+
+    `out` receives config.json; steps/ and checkpoints/ while the run goes on; results.json at the end, and
+    readouts/<name>/results.json for the other read-outs of the same training. A run that was interrupted goes on
+    after its last finished task and gives the same results as one that was not.
+
+    Args:
+        config: everything about the run.
+        out: its folder.
+        resume: False refuses a folder that holds a run already.
+        redo: True starts over.
+        progress: whether to show any.
+
+    Raises:
+        DualLoRAError: the folder holds a run of another configuration, or something in the configuration cannot be
+            used.
+    """
+    out = Path(out)
+    _check_folder(config, out, resume, redo)
+    if (out / "results.json").exists() and not redo:
+        return RunResults.load(out / "results.json")
+    stream = build_stream(config.stream)
+    tests = [_evaluated(task, config.stream) for task in stream]
+    learner, steps = _started(config, out, redo)
+    if redo:
+        _clear(out)
+    write_json_atomic(out / "config.json", config.model_dump(mode="json"))  # only now: a mistake so far leaves no trace
+    cumulative = learner.method.cumulative
+    # Every class is known by its place in the stream, whatever was learned so far: only then do matrices agree.
+    for number in range(len(steps), len(stream)):
+        task = stream[number]
+        if cumulative and config.cumulative_steps == "last" and number + 1 < len(stream):
+            steps.append(StepRecord.empty())
+            continue
+        began = datetime.now(UTC)
+        if cumulative:
+            report = learner.learn_jointly([t.train for t in stream[: number + 1]], name=task.name, progress=progress)
+        else:
+            report = learner.learn(task.train, name=task.name, progress=progress)
+        clock = time.perf_counter()
+        scored = score_step(learner.method, [learner.batches(t) for t in tests[: number + 1]], learner.method.readouts)
+        seconds = report.seconds | {"evaluate": time.perf_counter() - clock}
+        steps.append(_step(learner, scored, seconds, report.capacity, began))
+        _checkpoint(learner, steps, out, number, keep=number + 1 < len(stream))
+    results = {r: _results(config, stream, tests, learner, steps, r) for r in learner.method.readouts}
+    for readout, found in results.items():
+        if readout != learner.method.readout:
+            found.save(out / "readouts" / readout / "results.json")
+    results[learner.method.readout].save(out / "results.json")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return results[learner.method.readout]
+
+
+def _check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> None:
+    """Raise DualLoRAError unless the folder is free, or holds this run, or any run where it may be done over."""
+    if out.exists() and not out.is_dir():
+        raise DualLoRAError(f"'{out}' is a file; give a folder with --out")
+    held = out / "config.json"
+    if held.exists():
+        try:
+            same = RunConfig.model_validate_json(held.read_text()) == config
+        except ValueError:
+            same = False
+        if not redo and not (same and resume):
+            which = "a run already" if same else "a run of another configuration"
+            raise DualLoRAError(f"'{out}' holds {which}; give another --out, or start over with --redo")
+    elif out.exists() and any(out.iterdir()):
+        raise DualLoRAError(f"'{out}' exists and is no run of duallora; give another --out")
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier run from the folder; its configuration goes last, for it is what makes the folder ours."""
+    for name in ("checkpoints", "readouts", "steps"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("results.json", "report.html", "config.json"):
+        (out / name).unlink(missing_ok=True)
+
+
+def _evaluated(task: Task, config: StreamConfig) -> ImageSet:
+    """The images a task is measured on."""
+    if config.evaluate_on == "validation":
+        if task.validation is None:
+            raise DualLoRAError("stream.evaluate_on is 'validation' but nothing is held out; set stream.validation=0.1")
+        return task.validation
+    if config.max_test_per_class is None:
+        return task.test
+    return task.test.subset(at_most(task.test.labels, task.test.classes, config.max_test_per_class))
+
+
+def _started(config: RunConfig, out: Path, redo: bool) -> tuple[Learner, list[StepRecord]]:
+    """A fresh learner, or the one of the last finished task with the records up to it."""
+    steps = [] if redo else load_steps(out / "steps")
+    saved = [] if redo else sorted((out / "checkpoints").glob("task-[0-9][0-9][0-9]"))
+    for folder in reversed(saved):
+        done = int(folder.name[5:])
+        if done <= len(steps):
+            learner = Learner.load(folder, device=config.device, weights=config.backbone.weights)
+            return learner, steps[:done]
+    learner = Learner.create(
+        config.backbone.name,
+        config.method.name,
+        config=config.method.options,
+        training=config.training,
+        seed=config.seed,
+        device=config.device,
+        weights=config.backbone.weights,
+        pretrained=config.backbone.pretrained,
+        image_size=config.backbone.image_size,
+    )
+    return learner, []
+
+
+def _step(
+    learner: Learner,
+    scored: dict[str, StepScores],
+    seconds: dict[str, float],
+    capacity: list[float] | None,
+    began: datetime,
+) -> StepRecord:
+    cost = learner.method.cost()
+    trained = learner.trained
+    return StepRecord(
+        scores=scored,
+        seconds=seconds,
+        capacity=capacity,
+        parameters_trained=trained,
+        bytes_kept=cost.bytes_kept,
+        passes_per_image=cost.passes_per_image,
+        images_kept=cost.images_kept,
+        began=began,
+        ended=datetime.now(UTC),
+    )
+
+
+def _checkpoint(learner: Learner, steps: Sequence[StepRecord], out: Path, number: int, *, keep: bool) -> None:
+    """Record the step, then the model after it; the one before is dropped once the new one is whole."""
+    for i, step in enumerate(steps):
+        path = out / "steps" / f"{i:03d}.json"
+        if not path.exists() or i == number:
+            write_json_atomic(path, step.model_dump(mode="json"))
+    if keep:
+        learner.save(out / "checkpoints" / f"task-{number + 1:03d}", overwrite=True)
+        for old in (out / "checkpoints").glob("task-*"):
+            if old.name != f"task-{number + 1:03d}":
+                shutil.rmtree(old)
+
+
+def _results(
+    config: RunConfig,
+    stream: TaskStream,
+    tests: Sequence[ImageSet],
+    learner: Learner,
+    steps: Sequence[StepRecord],
+    readout: str,
+) -> RunResults:
+    """Everything in the file's form, for one read-out."""
+    width = len(stream)
+
+    def pad(row: list[float]) -> list[float | None]:
+        return [*row, *[None] * (width - len(row))]
+
+    scores = [s.scores.get(readout) for s in steps]
+    phases = sorted({phase for s in steps for phase in s.seconds})
+    options: dict[str, Any] = config.model_dump(mode="json")
+    options["method"]["options"] = learner.method.config.model_dump(mode="json")
+    options["method"]["readout"] = readout
+    device = str(learner.device)
+    return RunResults.from_matrix(
+        method=learner.method.displayed(readout),
+        scenario=stream.scenario,
+        tasks=[
+            TaskRecord(name=t.name, classes=list(t.classes), train_images=len(t.train), test_images=len(test))
+            for t, test in zip(stream, tests, strict=True)
+        ],
+        accuracy_matrix=[pad(s.accuracy if s else []) for s in scores],
+        task_il_matrix=[pad(s.task_il if s else []) for s in scores],
+        task_id_accuracy=[s.task_id if s else None for s in scores],
+        calibration_error=[s.calibration if s else None for s in scores],
+        class_order=list(stream.class_order),
+        seed=config.seed,
+        backbone=BackboneRecord(
+            name=config.backbone.name,
+            sha256=learner.backbone.sha256,
+            dim=learner.backbone.dim,
+            depth=learner.backbone.depth,
+        ),
+        config=options,
+        machine=MachineRecord.describe(device, torch.get_num_threads()),
+        seconds={phase: [s.seconds.get(phase, 0.0) for s in steps] for phase in phases},
+        peak_memory_bytes=_peak_memory(learner.device),
+        parameters_trained=[s.parameters_trained for s in steps],
+        bytes_kept=[s.bytes_kept for s in steps],
+        passes_per_image=steps[-1].passes_per_image,
+        images_kept=steps[-1].images_kept,
+        capacity=[s.capacity or [] for s in steps] if steps[-1].capacity else None,
+        started=steps[0].began,
+        finished=steps[-1].ended,
+    )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of the accelerator, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,370 @@
+"""Learner, the face of the library: create, learn, predict, evaluate, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from duallora.answers import Evaluation, LearnReport, Prediction, SkippedImage
+from duallora.artefact import load_artefact, save_artefact
+from duallora.backbone import Backbone, load_backbone
+from duallora.data import ImageSet, from_arrays, scan_classes
+from duallora.data.batches import Batches
+from duallora.data.images import decode
+from duallora.errors import DualLoRAError
+from duallora.methods import Method, TaskInfo, get_method
+from duallora.settings import validated
+from duallora.training.device import accelerator, choose_device
+from duallora.training.loop import OnDevice, learn_task
+from duallora.training.settings import TrainingSettings
+
+Source = str | Path | ImageSet | tuple[Any, Any]
+TASK_SEED = 10_007  # tasks of one learner draw from streams this far apart
+
+
+class Learner:
+    """A classifier that learns task after task on one frozen backbone and keeps no image.
+
+    >>> learner = Learner.create()                            # doctest: +SKIP
+    >>> learner.learn("animals/")                             # doctest: +SKIP
+    >>> learner.predict(["photo.jpg"])[0].label               # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        training: TrainingSettings,
+        *,
+        seed: int,
+        device: str,
+        origin: Mapping[str, Any],
+    ) -> None:
+        """Use `Learner.create` or `Learner.load`; `origin` says how the backbone was loaded."""
+        self.device = choose_device(device)
+        self.backbone, self.method, self.training, self.seed = backbone, method.to(self.device), training, seed
+        self.origin = dict(origin)
+        self.classes: list[str] = []
+        self.tasks: list[dict[str, Any]] = []  # name, classes, images
+        self.trained = 0  # parameters that the last task trained
+        self._unfinished: str | None = None  # a task that broke off half-way
+        self._accelerator = accelerator(training.precision, self.device)
+
+    @classmethod
+    def create(
+        cls,
+        backbone: str = "bundled",
+        method: str = "duallora",
+        *,
+        config: Mapping[str, Any] | BaseModel | None = None,
+        training: TrainingSettings | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        weights: str | Path | None = None,
+        pretrained: bool = True,
+        image_size: int | None = None,
+    ) -> Self:
+        """A learner that knows nothing yet.
+
+        Args:
+            backbone: "bundled", or a timm name such as "vit_base_patch16_224.augreg_in21k".
+            method: one of `list_methods()`.
+            config: options of the method.
+            training: settings of the loop.
+            seed: of everything random.
+            device: "auto", "cpu", "cuda", ...
+            weights: a local file with the backbone's weights.
+            pretrained: False leaves the backbone untrained (tests).
+            image_size: input size in pixels where it is not the backbone's own.
+
+        Raises:
+            DualLoRAError: an unknown name or option, or a backbone that cannot be had.
+        """
+        kind = get_method(method)
+        settings = validated(TrainingSettings, training or {}, "training")
+        options = validated(kind.Config, config or {}, f"method {method}")
+        torch.manual_seed(seed)  # an untrained backbone is drawn by the seed too, so that a saved model finds it again
+        loaded = load_backbone(backbone, weights=weights, pretrained=pretrained, image_size=image_size)
+        torch.manual_seed(seed)
+        origin = {
+            "name": backbone,
+            "weights": None if weights is None else str(weights),
+            "pretrained": pretrained,
+            "image_size": image_size,
+        }
+        return cls(loaded, kind(loaded, options), settings, seed=seed, device=device, origin=origin)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self, source: Source, *, name: str | None = None, progress: bool = True) -> LearnReport:
+        """Learn a task: new classes, or known classes in a new guise.
+
+        Args:
+            source: a folder of class folders, an ImageSet, or (images, labels).
+            name: of the task; the folder's name, or "task <n>".
+            progress: whether to show it.
+
+        Raises:
+            DualLoRAError: nothing to learn from; a method that needs all images at once. After an error, or Ctrl-C, the
+                learner can no longer be used (the next call says so): load the last saved state, which is intact.
+        """
+        if self.method.cumulative:
+            raise DualLoRAError(
+                f"method '{self.method.name}' needs the images of all tasks at once and serves comparisons only; "
+                "create the learner with method='duallora', or use `duallora run`"
+            )
+        images = self._images(source)
+        return self._learn(images, name or self._task_name(source), (), progress)
+
+    def learn_jointly(self, sets: Sequence[ImageSet], *, name: str, progress: bool = True) -> LearnReport:
+        """For cumulative methods: learn from the images of all tasks so far, the newest last."""
+        for images in sets:
+            self._index(images.classes)
+        members = tuple(tuple(self._index(images.classes)) for images in sets)
+        return self._learn(ImageSet.concat(sets), name, members, progress, shown=sets[-1])
+
+    def _learn(
+        self,
+        images: ImageSet,
+        name: str,
+        members: tuple[tuple[int, ...], ...],
+        progress: bool,
+        shown: ImageSet | None = None,
+    ) -> LearnReport:
+        self._must_be_whole()
+        before = len(self.classes)
+        index = self._index(images.classes)
+        number = len(self.tasks)
+        info = TaskInfo(number, tuple(index), len(images), members)
+        try:
+            timing = learn_task(
+                self.method,
+                info,
+                images,
+                torch.tensor(index),
+                self.backbone.preprocessing,
+                self.training,
+                self._accelerator,
+                seed=self.seed + TASK_SEED * number,
+                title=f"{self.method.name}: task {number + 1}",
+                progress=progress,
+            )
+        except BaseException:
+            del self.classes[before:]
+            self._unfinished = name
+            raise
+        self.trained = timing.parameters
+        told = shown or images
+        self.tasks.append({"name": name, "classes": list(told.classes), "images": len(told)})
+        return LearnReport(
+            task=name,
+            classes=list(told.classes),
+            images=len(images),
+            skipped=[SkippedImage(path=s.path, reason=s.reason) for s in images.skipped],
+            seconds=timing.seconds,
+            loss=timing.loss,
+            capacity=self.method.log.capacity,
+            notes=self.method.log.notes,
+        )
+
+    def _index(self, names: Sequence[str]) -> list[int]:
+        """Indices of class names, new ones appended."""
+        for name in names:
+            if name not in self.classes:
+                self.classes.append(name)
+        return [self.classes.index(name) for name in names]
+
+    def _images(self, source: Source) -> ImageSet:
+        if isinstance(source, ImageSet):
+            return source
+        if isinstance(source, tuple):
+            return from_arrays(*source)
+        return scan_classes(source)
+
+    def _task_name(self, source: Source) -> str:
+        taken = {t["name"] for t in self.tasks}
+        name = Path(source).resolve().name if isinstance(source, str | Path) else ""
+        return name if name and name not in taken else f"task {len(self.tasks) + 1}"
+
+    # ------------------------------------------------------------------ answering
+
+    def predict(self, images: Sequence[Any], *, batch_size: int | None = None, top: int = 5) -> list[Prediction]:
+        """Answer for images, over all classes seen so far.
+
+        Args:
+            images: paths, PIL images, or uint8 arrays (H, W, 3).
+            batch_size: images per pass.
+            top: how many of the likeliest labels to name.
+
+        Raises:
+            DualLoRAError: nothing was learned yet, or an image cannot be read (it is named).
+        """
+        self._must_have_learned()
+        if isinstance(images, str | Path):
+            images = [images]
+        answers: list[Prediction] = []
+        size = batch_size or self.training.evaluation_batch_size
+        for at in range(0, len(images), size):
+            chunk = images[at : at + size]
+            x = torch.stack([self.backbone.preprocessing.apply(decode(image)) for image in chunk])
+            with torch.no_grad(), self._accelerator.autocast():
+                output = self.method(x.to(self.device))
+            scores = torch.softmax(self.method.rows.class_scores(output.rows.float()), 1).cpu()
+            tasks = (output.tasks if output.tasks is not None else self.method.rows.task_scores(output.rows)).argmax(1)
+            values, order = scores.topk(min(top, scores.shape[1]), 1)
+            for i, image in enumerate(chunk):
+                ranked = [(self.classes[c], float(v)) for c, v in zip(order[i], values[i], strict=True)]
+                answers.append(
+                    Prediction(
+                        path=str(image) if isinstance(image, str | Path) else None,
+                        label=ranked[0][0],
+                        confidence=min(max(ranked[0][1], 0.0), 1.0),
+                        task=self.tasks[int(tasks[i])]["name"],
+                        known=None if output.distance is None else bool(output.distance[i] <= 1),
+                        top=ranked,
+                    )
+                )
+        return answers
+
+    def evaluate(self, source: Source) -> Evaluation:
+        """Measure on labelled images: a folder of class folders, an ImageSet, or (images, labels).
+
+        Raises:
+            DualLoRAError: nothing was learned yet, or a class that the learner does not know.
+        """
+        from duallora.evaluation.scoring import score_images
+
+        self._must_have_learned()
+        images = self._images(source)
+        strange = [c for c in images.classes if c not in self.classes]
+        if strange:
+            raise DualLoRAError(
+                f"unknown classes {strange[:5]}; this model knows {len(self.classes)}: {self.classes[:10]}. "
+                "Learn them first"
+            )
+        scored = score_images(self.method, self.batches(images))
+        named = {self.classes[c]: v for c, v in scored.per_class.items()}
+        return Evaluation(
+            images=len(images),
+            accuracy=scored.accuracy,
+            per_class=named,
+            task_il=scored.task_il,
+            task_id_accuracy=scored.task_id,
+            calibration_error=scored.calibration,
+            skipped=[SkippedImage(path=s.path, reason=s.reason) for s in images.skipped],
+        )
+
+    def batches(self, images: ImageSet) -> OnDevice:
+        """Evaluation batches of images, labels as indices into `classes`, on the device."""
+        index = torch.tensor([self.classes.index(c) for c in images.classes])
+        settings = self.training
+        held = Batches(
+            images,
+            self.backbone.preprocessing,
+            batch_size=settings.evaluation_batch_size,
+            label_map=index,
+            workers=settings.workers,
+        )
+        return OnDevice(held, self._accelerator)
+
+    def _must_be_whole(self) -> None:
+        if self._unfinished is not None:
+            raise DualLoRAError(
+                f"learning '{self._unfinished}' broke off half-way, so this learner is neither before nor after it; "
+                "go on from the last saved state: Learner.load(FOLDER)"
+            )
+
+    def _must_have_learned(self) -> None:
+        self._must_be_whole()
+        if not self.tasks:
+            raise DualLoRAError(
+                "this model has not learned anything yet; give it a folder first: duallora learn MODEL FOLDER"
+            )
+
+    @property
+    def capacity(self) -> list[float] | None:
+        """Used share of the directions of each adapted map, in [0, 1]; None where the method has no such notion."""
+        return getattr(self.method, "capacity", None)
+
+    # ------------------------------------------------------------------ keeping
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model as a folder of tensors and JSON; complete, or not at all.
+
+        Raises:
+            DualLoRAError: the folder exists and `overwrite` is False, or it cannot be written.
+        """
+        manifest: dict[str, Any] = {
+            "backbone": self.origin
+            | {"sha256": self.backbone.sha256, "preprocessing": self.backbone.preprocessing.to_json()},
+            "method": {"name": self.method.name, "options": self.method.config.model_dump(mode="json")},
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+            "classes": self.classes,
+            "tasks": self.tasks,
+            "capacity": self.capacity,  # for people only: it follows from the tensors
+        }
+        save_artefact(Path(folder), self.method.state(), manifest, overwrite=overwrite)
+        return Path(folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        weights: str | Path | None = None,
+        training: TrainingSettings | Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Read a model; it predicts as it did, and learns on as it would have.
+
+        Args:
+            folder: written by `save`.
+            device: where to put it.
+            weights: the backbone's weights, where they moved since.
+            training: settings of the loop for the tasks to come, instead of those that the model was saved with.
+
+        Raises:
+            DualLoRAError: a missing, altered or foreign file, a newer format, or other weights than the model was
+                trained on.
+        """
+        tensors, manifest = load_artefact(Path(folder))
+        try:
+            origin, held = manifest["backbone"], manifest["method"]
+            name, options = held["name"], held["options"]
+            classes, tasks = list(manifest["classes"]), list(manifest["tasks"])
+            settings = TrainingSettings(**manifest["training"]) if training is None else training
+            arguments = {k: origin[k] for k in ("name", "weights", "pretrained", "image_size")}
+        except (KeyError, TypeError, ValidationError) as error:
+            raise DualLoRAError(
+                f"{folder}/duallora.json lacks or garbles {error}; the model was not written by duallora"
+            ) from error
+        if weights is not None:
+            arguments["weights"] = str(weights)
+        learner = cls.create(
+            arguments["name"],
+            name,
+            config=options,
+            training=settings,
+            seed=manifest["seed"],
+            device=device,
+            weights=arguments["weights"],
+            pretrained=arguments["pretrained"],
+            image_size=arguments["image_size"],
+        )
+        if learner.backbone.sha256 != origin["sha256"]:
+            raise DualLoRAError(
+                f"{folder} was trained on weights {origin['sha256'][:12]} of {arguments['name']}, but those loaded are "
+                f"{learner.backbone.sha256[:12]}; give the right file with weights=..."
+            )
+        learner.classes, learner.tasks = classes, tasks
+        try:
+            learner.method.load_state({k: v for k, v in tensors.items()})
+        except (KeyError, RuntimeError) as error:
+            raise DualLoRAError(f"{folder}/model.safetensors does not fit its duallora.json: {error}") from error
+        learner.method.to(learner.device)
+        return learner

@@ -1,0 +1,58 @@
+"""Checking of closed, typed settings, with messages that say what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from duallora.errors import DualLoRAError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], values: Mapping[str, Any] | BaseModel, where: str) -> Model:
+    """Build a closed settings model, or say which key or value is wrong and which is nearest.
+
+    Args:
+        model: a pydantic model that forbids extra keys.
+        values: its fields; an instance of it is passed through.
+        where: what the settings are of, for the message.
+
+    Raises:
+        DualLoRAError: an unknown key (with the nearest known one) or a value that does not fit (with what was
+            expected).
+    """
+    if isinstance(values, model):
+        return values
+    if isinstance(values, BaseModel):
+        raise DualLoRAError(f"{where}: got settings of {type(values).__name__}, expected {model.__name__}")
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise DualLoRAError("; ".join(_told(e, model, where) for e in error.errors())) from error
+
+
+def _told(error: Any, model: type[BaseModel], where: str) -> str:
+    """One pydantic error in our words."""
+    path = [str(p) for p in error["loc"]]
+    name = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"{where}: unknown key '{name}'; {hint}Known: {', '.join(sorted(known))}"
+    return f"{where}: {name or 'value'} = {error.get('input')!r}: {error['msg']}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of a nested model."""
+    current: type[BaseModel] = model
+    for step in path:
+        field = current.model_fields.get(step)
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            current = inner
+    return list(current.model_fields)

@@ -1,0 +1,124 @@
+"""learn, predict, evaluate, inspect: for people and for programs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_helpers import TINY, Type
+
+from duallora import Learner
+
+
+def test_learn_makes_a_model_and_goes_on_with_it(typed: Type, zoo: Path, pictures: Path) -> None:
+    done = typed("learn", zoo, pictures / "vehicles", "--set", "training.epochs=2", "--json")
+    assert done.code == 0
+    assert done.document["task"] == "vehicles"
+    assert done.document["known"] == ["cat", "dog", "bus", "car"]
+    assert (done.document["tasks"], done.document["images"], done.document["skipped"]) == (2, 12, [])
+    assert "learning 'vehicles': 12 images, 2 classes, as task 2" in done.err
+    learner = Learner.load(zoo)
+    assert [task["name"] for task in learner.tasks] == ["animals", "vehicles"]
+    assert learner.training.epochs == 2  # what is set for a task stays with the model
+    assert learner.origin["pretrained"] is False
+
+
+def test_learn_tells_a_reader_what_it_did(typed: Type, zoo: Path, pictures: Path) -> None:
+    done = typed("learn", zoo, pictures / "vehicles", "--name", "on wheels")
+    assert done.code == 0
+    assert "learned 'on wheels'" in done.out
+    assert "knows 4 classes of 2 tasks" in done.out
+    again = typed("learn", zoo, pictures / "vehicles", "--name", "on wheels")
+    assert again.code == 2
+    assert "has a task 'on wheels' already" in again.err
+
+
+def test_learn_takes_method_and_backbone_for_a_new_model_only(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    model = tmp_path / "deep" / "zoo"
+    done = typed("learn", model, pictures / "animals", "--method=ncm", "--backbone=test_vit", *TINY, "--json")
+    assert done.code == 0
+    assert done.document["capacity"] is None
+    assert typed("inspect", model, "--json").document["method"]["name"] == "ncm"
+    same = ("--method=ncm", "--backbone=test_vit", "--set=training.batch_size=8")
+    assert typed("learn", model, pictures / "vehicles", *same).code == 0
+    before = (model / "duallora.json").read_bytes()
+    for options, said in (
+        (("--method=lora",), "has the method 'ncm', which cannot become 'lora'"),
+        (("--backbone=bundled",), "has the backbone 'test_vit', which cannot become 'bundled'"),
+        (("--set=seed=3",), "'seed' cannot be set any more"),
+        (("--set=training.epochz=3",), "unknown key 'training.epochz'; did you mean 'epochs'"),
+    ):
+        refused = typed("learn", model, pictures / "animals", *options)
+        assert refused.code == 2
+        assert said in refused.err
+    assert (model / "duallora.json").read_bytes() == before
+
+
+def test_a_cumulative_method_cannot_be_learned_with(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    done = typed("learn", tmp_path / "zoo", pictures / "animals", "--method=joint")
+    assert done.code == 2
+    assert "needs the images of all tasks at once" in done.err
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_predict_answers_for_files_and_folders_and_names_what_it_skips(
+    typed: Type, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new [photos]"  # brackets mean something to rich
+    folder.mkdir()
+    for i in range(2):
+        shutil.copy(pictures / "animals" / "dog" / f"{i}.png", folder / f"größe {i}.png")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "notes.txt").write_text("not an image, and not named like one")
+    missing = tmp_path / "missing.png"
+    done = typed("predict", trained, pictures / "animals" / "cat" / "0.png", folder, missing, "--json")
+    assert done.code == 0
+    paths = [Path(answer["path"]).name for answer in done.document["predictions"]]
+    assert paths == ["0.png", "größe 0.png", "größe 1.png"]
+    for answer in done.document["predictions"]:
+        assert answer["label"] in ("cat", "dog")
+        assert answer["task"] == "animals"
+        assert 0 <= answer["confidence"] <= 1
+    assert {Path(s["path"]).name for s in done.document["skipped"]} == {"empty.jpg", "missing.png"}
+    assert "skipped 2 files" in done.err
+    plain = typed("predict", trained, folder)
+    assert "new [photos]" in plain.out
+    assert "größe 1.png" in plain.out
+
+
+def test_predict_fails_where_no_image_can_be_read(typed: Type, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "bare").mkdir()
+    done = typed("predict", trained, tmp_path / "text.png", tmp_path / "bare", "--json")
+    assert (done.code, done.out) == (2, "")
+    assert "none of 2 image(s) can be read" in done.err
+    assert "text.png: is no image" in done.err
+    assert "bare: is a folder without images" in done.err
+
+
+def test_evaluate(typed: Type, trained: Path, pictures: Path) -> None:
+    done = typed("evaluate", trained, pictures / "animals", "--json")
+    assert done.code == 0
+    assert done.document["images"] == 12
+    assert set(done.document["per_class"]) == {"cat", "dog"}
+    assert done.document["accuracy"] == pytest.approx(sum(done.document["per_class"].values()) / 2)
+    assert "accuracy over all classes" in typed("evaluate", trained, pictures / "animals").out
+    strange = typed("evaluate", trained, pictures / "vehicles")
+    assert strange.code == 2
+    assert "bus" in strange.err
+
+
+def test_inspect_shows_what_is_there(typed: Type, trained: Path) -> None:
+    found = typed("inspect", trained, "--json").document
+    assert found["format_version"] == 1
+    assert found["method"]["name"] == "duallora"
+    assert found["backbone"]["name"] == "test_vit"
+    assert found["classes"] == ["cat", "dog"]
+    assert found["tasks"] == [{"name": "animals", "classes": ["cat", "dog"], "images": 12}]
+    assert len(found["capacity"]) == 6
+    assert all(0 < used < 1 for used in found["capacity"])
+    assert found["bytes"]["model.safetensors"] == (trained / "model.safetensors").stat().st_size
+    shown = typed("inspect", trained).out
+    for text in ("duallora", "test_vit", "animals", "cat, dog", "block 5 [#"):
+        assert text in shown

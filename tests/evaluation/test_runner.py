@@ -1,0 +1,126 @@
+"""Runs: files, resume, refusal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from duallora.backbone import Backbone
+from duallora.config import RunConfig
+from duallora.errors import DualLoRAError
+from duallora.evaluation import runner
+from duallora.evaluation.results import RunResults
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch, backbones: Callable[..., Backbone]) -> None:
+    """Every run of this file on a tiny random backbone."""
+    monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: backbones())
+
+
+def config(method: str = "duallora", **options: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "stream": {"source": "digits", "increment": 4, "max_per_class": 12, "max_test_per_class": 5},
+            "method": {"name": method, "options": options},
+            "training": {"epochs": 1, "batch_size": 16, "augment": "crop"},
+        }
+    )
+
+
+@pytest.mark.parametrize("method", ["duallora", "joint", "ncm"])
+def test_a_run_leaves_its_files(method: str, tmp_path: Path) -> None:
+    results = runner.run(config(method), tmp_path / "run", progress=False)
+    assert RunResults.load(tmp_path / "run").model_dump() == results.model_dump()
+    assert [len(t.classes) for t in results.tasks] == [4, 4, 2]
+    assert [len([a for a in row if a is not None]) for row in results.accuracy_matrix] == [1, 2, 3]
+    assert results.images_kept == 0
+    assert set(results.seconds) == {"begin", "train", "statistics", "evaluate"}
+    assert results.config["method"]["options"] or method == "ncm"
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    held = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert RunConfig.model_validate(held) == config(method)
+
+
+def test_other_readouts_of_the_same_training_are_written_beside(tmp_path: Path) -> None:
+    runner.run(config("lora"), tmp_path / "run", progress=False)
+    other = RunResults.load(tmp_path / "run" / "readouts" / "gaussian")
+    assert other.method == "lora+gaussian"
+
+
+def figures(results: RunResults) -> list[object]:
+    return [
+        results.accuracy_matrix,
+        results.task_il_matrix,
+        results.calibration_error,
+        results.bytes_kept,
+        results.capacity,
+    ]
+
+
+@pytest.mark.parametrize("method", ["duallora", "lora"])
+def test_an_interrupted_run_goes_on_to_the_same_results(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(config(method), tmp_path / "whole", progress=False)
+    real, calls = runner.score_step, []
+
+    def interrupted(*args: object, **kw: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kw)
+
+    monkeypatch.setattr(runner, "score_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config(method), tmp_path / "cut", progress=False)
+    monkeypatch.setattr(runner, "score_step", real)
+    assert not (tmp_path / "cut" / "results.json").exists()
+    again = runner.run(config(method), tmp_path / "cut", progress=False)
+    assert figures(again) == figures(whole)
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = runner.run(config("ncm"), tmp_path / "run", progress=False)
+    monkeypatch.setattr(runner, "build_stream", lambda c: pytest.fail("done again"))
+    assert runner.run(config("ncm"), tmp_path / "run", progress=False) == first
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    runner.run(config("ncm"), tmp_path / "run", progress=False)
+    with pytest.raises(DualLoRAError, match=r"another configuration.*--redo"):
+        runner.run(config("slda"), tmp_path / "run", progress=False)
+    assert runner.run(config("slda"), tmp_path / "run", redo=True, progress=False).method == "slda"
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(DualLoRAError, match="is no run of duallora"):
+        runner.run(config("ncm"), tmp_path / "mine", progress=False)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    shutil.rmtree(tmp_path / "mine")
+    (tmp_path / "mine").write_text("a file")
+    with pytest.raises(DualLoRAError, match="is a file"):
+        runner.run(config("ncm"), tmp_path / "mine", progress=False)
+
+
+def test_joint_at_the_end_only(tmp_path: Path) -> None:
+    chosen = config("joint").model_copy(update={"cumulative_steps": "last"})
+    results = runner.run(chosen, tmp_path / "run", progress=False)
+    assert results.a_last is not None
+    assert results.forgetting is None
+    assert results.accuracy_matrix[0] == [None] * 3
+
+
+def test_validation_leaves_the_test_images_alone(tmp_path: Path) -> None:
+    stream = config().stream.model_copy(update={"validation": 0.25, "evaluate_on": "validation"})
+    results = runner.run(config("ncm").model_copy(update={"stream": stream}), tmp_path / "run", progress=False)
+    assert [t.test_images for t in results.tasks] == [12, 12, 6]  # a quarter of 12 training images of each class
+    with pytest.raises(DualLoRAError, match=r"stream.validation=0.1"):
+        stream = config().stream.model_copy(update={"evaluate_on": "validation"})
+        runner.run(config("ncm").model_copy(update={"stream": stream}), tmp_path / "other", progress=False)

@@ -1,0 +1,133 @@
+"""The face: learn, predict, evaluate, save, load, learn on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from duallora import Learner
+from duallora.backbone import Backbone
+from duallora.data import ImageSet
+from duallora.errors import DualLoRAError
+
+TRAINING = {"epochs": 2, "batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch, backbones: Callable[..., Backbone]) -> None:
+    """Learners of this file stand on a tiny random backbone."""
+    monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: backbones())
+
+
+def folder(images: ImageSet, root: Path) -> Path:
+    for i in range(len(images)):
+        place = root / images.classes[images.labels[i]]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.image(i).permute(1, 2, 0).numpy()).save(place / f"{i}.png")
+    return root
+
+
+def test_folder_in_predictions_out_learn_more(tmp_path: Path, images: Callable[..., ImageSet]) -> None:
+    animals = folder(images(3, 10, names="animal "), tmp_path / "animals")
+    vehicles = folder(images(2, 10, seed=5000, names="véhicule "), tmp_path / "vehicles")
+    learner = Learner.create(training=TRAINING)
+    report = learner.learn(animals, progress=False)
+    assert (report.task, report.images, len(report.classes)) == ("animals", 30, 3)
+    learner.learn(vehicles, progress=False)
+    assert learner.classes == ["animal 0", "animal 1", "animal 2", "véhicule 0", "véhicule 1"]
+    (answer,) = learner.predict([vehicles / "véhicule 0" / "0.png"])
+    assert answer.path.endswith("0.png")
+    assert answer.label == answer.top[0][0]
+    assert answer.task in {"animals", "vehicles"}
+    assert 0 <= answer.confidence <= 1
+    assert sum(p for _, p in answer.top) == pytest.approx(1, abs=1e-4)
+    assert learner.evaluate(animals).accuracy > 0.5
+    assert learner.evaluate(vehicles).images == 20
+    assert len(learner.capacity) == 2
+
+
+@pytest.mark.parametrize("method", ["duallora", "lora", "slda", "ncm", "probe"])
+def test_saved_and_loaded_it_is_the_same_and_learns_on_the_same(
+    method: str, tmp_path: Path, images: Callable[..., ImageSet]
+) -> None:
+    learner = Learner.create(method=method, training=TRAINING)
+    learner.learn(images(2, 8, names="a"), progress=False)
+    learner.save(tmp_path / "zoo")
+    loaded = Learner.load(tmp_path / "zoo")
+    probe = [np.asarray(images(1, 4, seed=7000).image(i).permute(1, 2, 0)) for i in range(4)]
+    assert loaded.predict(probe) == learner.predict(probe)
+    for each in (learner, loaded):
+        each.learn(images(3, 8, seed=3000, names="b"), progress=False)
+    assert loaded.predict(probe) == learner.predict(probe)
+    assert all(torch.equal(v, loaded.method.state()[k]) for k, v in learner.method.state().items())
+
+
+def test_classes_that_come_again_are_one_class(images: Callable[..., ImageSet]) -> None:
+    learner = Learner.create(training=TRAINING)
+    learner.learn(images(2, 8), name="summer", progress=False)
+    learner.learn(images(2, 8, seed=4000), name="winter", progress=False)
+    assert learner.classes == ["c0", "c1"]
+    result = learner.evaluate(images(2, 5, seed=4001))
+    assert set(result.per_class) == {"c0", "c1"}
+    assert result.task_il is None
+
+
+def test_arrays_serve_as_well() -> None:
+    x = (np.random.default_rng(0).random((12, 20, 24, 3)) * 255).astype(np.uint8)
+    learner = Learner.create(method="ncm")
+    learner.learn((x, ["cat", "dog"] * 6), progress=False)
+    assert learner.classes == ["cat", "dog"]
+    assert learner.predict([x[0], x[1]])[0].known is None
+
+
+def test_what_was_never_seen_is_not_known(images: Callable[..., ImageSet]) -> None:
+    learner = Learner.create(method="slda")
+    learner.learn(images(2, 60), progress=False)
+    own = [images(2, 60).image(i).permute(1, 2, 0).numpy() for i in range(0, 120, 4)]
+    noise = [np.random.default_rng(i).integers(0, 256, (16, 16, 3)).astype(np.uint8) for i in range(20)]
+    assert np.mean([p.known for p in learner.predict(own)]) > 0.9
+    assert np.mean([p.known for p in learner.predict(noise)]) < 0.5
+
+
+def test_errors_say_what_to_type(tmp_path: Path, images: Callable[..., ImageSet]) -> None:
+    learner = Learner.create(training=TRAINING)
+    with pytest.raises(DualLoRAError, match="duallora learn MODEL FOLDER"):
+        learner.predict([tmp_path / "x.png"])
+    with pytest.raises(DualLoRAError, match="did you mean 'duallora'"):
+        Learner.create(method="dualora")
+    with pytest.raises(DualLoRAError, match=r"unknown key 'rnk'.*'rank'"):
+        Learner.create(config={"rnk": 3})
+    with pytest.raises(DualLoRAError, match=r"unknown key 'epoch'.*'epochs'"):
+        Learner.create(training={"epoch": 3})
+    with pytest.raises(DualLoRAError, match="serves comparisons only"):
+        Learner.create(method="joint").learn(images(2, 4))
+    learner.learn(images(2, 8), progress=False)
+    with pytest.raises(DualLoRAError, match=r"unknown classes \['z0'"):
+        learner.evaluate(images(2, 4, names="z"))
+
+
+def test_other_weights_than_those_it_was_trained_on_are_refused(
+    tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch, backbones: Callable[..., Backbone]
+) -> None:
+    learner = Learner.create(method="ncm")
+    learner.learn(images(2, 4), progress=False)
+    learner.save(tmp_path / "zoo")
+    monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: backbones(seed=1))
+    with pytest.raises(DualLoRAError, match="was trained on weights"):
+        Learner.load(tmp_path / "zoo")
+
+
+def test_an_error_during_learning_leaves_a_learner_that_says_so(images: Callable[..., ImageSet]) -> None:
+    learner = Learner.create(training=TRAINING | {"learning_rate": 1e30, "clip": 1e30, "optimizer": "sgd", "epochs": 9})
+    with pytest.raises(DualLoRAError, match="not finite"):
+        learner.learn(images(2, 40), progress=False)
+    assert learner.classes == []
+    assert learner.tasks == []
+    for call in (lambda: learner.learn(images(2, 4)), lambda: learner.save("x"), lambda: learner.predict(["x.png"])):
+        with pytest.raises(DualLoRAError, match=r"broke off half-way.*Learner.load"):
+            call()
