@@ -122,12 +122,14 @@ def test_other_weights_than_those_it_was_trained_on_are_refused(
         Learner.load(tmp_path / "zoo")
 
 
-def test_an_error_during_learning_leaves_a_learner_that_says_so(images: Callable[..., ImageSet]) -> None:
+def test_an_error_during_learning_leaves_a_learner_that_says_so(
+    tmp_path: Path, images: Callable[..., ImageSet]
+) -> None:
     learner = Learner.create(training=TRAINING | {"learning_rate": 1e30, "clip": 1e30, "optimizer": "sgd", "epochs": 9})
     with pytest.raises(DualLoRAError, match="not finite"):
         learner.learn(images(2, 40), progress=False)
     assert learner.classes == []
     assert learner.tasks == []
-    for call in (lambda: learner.learn(images(2, 4)), lambda: learner.save("x"), lambda: learner.predict(["x.png"])):
+    for call in (lambda: learner.learn(images(2, 4)), lambda: learner.save(tmp_path / "x"), lambda: learner.predict(["x.png"])):
         with pytest.raises(DualLoRAError, match=r"broke off half-way.*Learner.load"):
             call()

@@ -1,4 +1,4 @@
-"""What only a process of its own can show: Ctrl-C, a closed pipe, a terminal without Unicode."""
+"""What only a process of its own can show: Ctrl-C, a terminal without Unicode."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def test_ctrl_c_in_the_middle_of_learning_leaves_the_model_as_it_was(zoo: Path, 
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
+    # CPython sometimes ends itself by the signal, although the interrupt was caught; a shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT)
     assert out == ""
     assert "Traceback" not in err
     assert "the model folder is as it was before this command; type the same command again" in err

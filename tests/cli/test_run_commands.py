@@ -27,7 +27,7 @@ def test_demo_leaves_results_and_a_page_and_does_not_repeat_itself(typed: Type, 
         assert results.method == name
         assert len(results.tasks) == 5
         assert [len(task.classes) for task in results.tasks] == [2] * 5
-        assert f"│ {name} " in done.out
+        assert f"\n  {name} " in done.out
     assert "<html" in (out / "report.html").read_text()
     first = times(out)
     (out / "report.html").unlink()

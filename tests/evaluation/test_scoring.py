@@ -73,6 +73,9 @@ def test_figures_on_images_of_any_classes() -> None:
 def test_no_task_figures_where_a_class_has_several_tasks() -> None:
     method = told()
     method.rows.add(2, (1,))
-    scores = score_images(method, [(torch.stack([image(0, 3, 1, 0)]), torch.tensor([1]))])
+    wide = torch.zeros(1, 3, 2, 5)
+    wide[0, 0, 0] = torch.tensor([0.0, 3.0, 1.0, 0.0, 2.0])
+    scores = score_images(method, [(wide, torch.tensor([1]))])
+    assert scores.accuracy == 1.0
     assert scores.task_il is None
     assert scores.task_id is None

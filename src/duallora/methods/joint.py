@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
 
-from duallora.methods.base import Batches, TaskInfo
+from duallora.methods.base import Batches, Cost, TaskInfo
 from duallora.methods.lora import LoRA
 from duallora.methods.readout import Readout
 
@@ -19,9 +20,11 @@ class Joint(LoRA):
 
     name: ClassVar[str] = "joint"
     cumulative: ClassVar[bool] = True
+    images = 0  # of all tasks so far
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """Start over with one head over the classes of all tasks so far."""
+        self.images = task.images
         for update in self.updates().values():
             nn.init.kaiming_uniform_(update.A, a=5**0.5)
             nn.init.zeros_(update.B)
@@ -31,3 +34,7 @@ class Joint(LoRA):
         self.read.begin(tuple(self.rows.classes))
         self.read.to(device)
         self._look_ahead(batches)
+
+    def cost(self) -> Cost:
+        """As any method's, with every image kept."""
+        return replace(super().cost(), images_kept=self.images)

@@ -36,18 +36,18 @@ class DualLoRAConfig(MethodConfig):
     reserve: int = Field(8, ge=0, description="directions per block that stay free whatever the tasks use")
 
     residual: bool = Field(True, description="train the residual adapter")
-    residual_rank: int = Field(8, ge=1)
+    residual_rank: int = Field(2, ge=1, description="rank of each task's residual adapter")
     residual_basis: Literal["previous", "own", "all"] = Field(
         "previous", description="span that the residual reads from"
     )
     gate: Literal["off", "basis", "task", "posterior"] = Field(
-        "posterior",
+        "basis",
         description="weight of a residual for an image: 1; relevance of the basis it lives in; "
         "of the task that learned it; posterior of that task from class Gaussians in the block and those before it",
     )
 
-    readout: Literal["gaussian", "posterior", "energy", "heads"] = Field(
-        "gaussian",
+    readout: Literal["posterior", "gaussian", "energy", "heads"] = Field(
+        "posterior",
         description="class Gaussians of the final feature; task posterior of those times own heads; "
         "heads calibrated by the energy in the bases (the paper's letter); heads alone",
     )
@@ -62,7 +62,7 @@ class DualLoRAConfig(MethodConfig):
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of all Gaussians")
 
     head_init: Literal["random", "gaussian"] = Field(
-        "random",
+        "gaussian",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
     loss: Literal["local", "seen"] = Field(

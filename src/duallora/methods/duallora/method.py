@@ -45,7 +45,7 @@ class DualLoRA(ReadingMethod):
 
     name: ClassVar[str] = "duallora"
     Config: ClassVar[type[MethodConfig]] = DualLoRAConfig
-    readouts: ClassVar[tuple[str, ...]] = ("gaussian", "posterior", "energy", "heads")
+    readouts: ClassVar[tuple[str, ...]] = ("posterior", "gaussian", "energy", "heads")
     config: DualLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: DualLoRAConfig) -> None:
