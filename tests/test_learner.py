@@ -130,6 +130,10 @@ def test_an_error_during_learning_leaves_a_learner_that_says_so(
         learner.learn(images(2, 40), progress=False)
     assert learner.classes == []
     assert learner.tasks == []
-    for call in (lambda: learner.learn(images(2, 4)), lambda: learner.save(tmp_path / "x"), lambda: learner.predict(["x.png"])):
+    for call in (
+        lambda: learner.learn(images(2, 4)),
+        lambda: learner.save(tmp_path / "x"),
+        lambda: learner.predict(["x.png"]),
+    ):
         with pytest.raises(DualLoRAError, match=r"broke off half-way.*Learner.load"):
             call()

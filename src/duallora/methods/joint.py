@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from duallora.methods.base import Batches, Cost, TaskInfo
-from duallora.methods.lora import LoRA
+from duallora.methods.base import Batches, Cost, MethodConfig, TaskInfo
+from duallora.methods.lora import LoRA, LoRAConfig
 from duallora.methods.readout import Readout
+
+
+class JointConfig(LoRAConfig):
+    """Options of `joint`: those of `lora`, with the start of the head that serves one head over all classes best."""
+
+    head_init: Literal["random", "gaussian"] = "gaussian"
 
 
 class Joint(LoRA):
@@ -19,6 +25,7 @@ class Joint(LoRA):
     """
 
     name: ClassVar[str] = "joint"
+    Config: ClassVar[type[MethodConfig]] = JointConfig
     cumulative: ClassVar[bool] = True
     images = 0  # of all tasks so far
 

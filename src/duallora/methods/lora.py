@@ -24,7 +24,7 @@ class LoRAConfig(MethodConfig):
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
     readout: Literal["heads", "gaussian"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
-        "gaussian",
+        "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")

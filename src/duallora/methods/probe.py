@@ -14,7 +14,7 @@ class ProbeConfig(MethodConfig):
     """Options of `probe`."""
 
     readout: Literal["heads", "gaussian"] = "heads"
-    head_init: Literal["random", "gaussian"] = "gaussian"
+    head_init: Literal["random", "gaussian"] = "random"
     shrinkage: float | Literal["oas"] = "oas"
 
 
