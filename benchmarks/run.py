@@ -12,7 +12,6 @@ is typed.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from table import write_table
 
 from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
+from duallora.evaluation.results import RunResults
 from duallora.evaluation.runner import run
 from duallora.settings import validated
 
@@ -52,12 +52,12 @@ def cells(suite: dict[str, Any], source: str | None, only: list[str]) -> Iterato
             yield row, suite["orders"].index(order), validated(RunConfig, data, f"row {row}")
 
 
-def publish(cell: Path, target: Path) -> None:
-    """Copy the results of a run, for all its read-outs, without the paths of this machine."""
+def publish(cell: Path, target: Path, source: str) -> None:
+    """Copy the results of a run, for all its read-outs; where the images lay on this machine is nobody's business."""
     for found in cell.rglob("results.json"):
-        place = target / found.relative_to(cell)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found, place)
+        run = RunResults.load(found)
+        config = merged(run.config, {"stream": {"source": source}, "backbone": {"weights": None}})
+        run.model_copy(update={"config": config}).save(target / found.relative_to(cell))
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
                 found = run(config, cell, progress=False)
             except DualLoRAError as error:
                 raise SystemExit(f"{row}, order {number}: {error}") from error
-            publish(cell, results / row / f"order-{number}")
+            publish(cell, results / row / f"order-{number}", suite["base"]["stream"]["source"])
             print(
                 f"{row} order {number}: a_last {found.a_last:.4f} seconds {sum(found.total_seconds.values()):.0f}",
                 flush=True,

@@ -296,7 +296,8 @@ class Learner:
         """Write the model as a folder of tensors and JSON; complete, or not at all.
 
         Raises:
-            DualLoRAError: the folder exists and `overwrite` is False, or it cannot be written; or learning broke off half-way.
+            DualLoRAError: the folder exists and `overwrite` is False, or it cannot be written; or learning broke off
+                half-way.
         """
         self._must_be_whole()
         manifest: dict[str, Any] = {

@@ -17,12 +17,16 @@ class Bases:
         self.Phi = torch.zeros(dim, 0)  # (d, K) = [Psi_1 ... Psi_T], float32
         self.sizes: list[int] = []
         self.usual = torch.zeros(0)  # (T,) mean of ||Psi_t^T xbar||^2 / ||xbar||^2 over task t's training images
+        self._spread: Tensor | None = (
+            None  # (K, T), sums the energies of each task's directions, over their usual share
+        )
 
     def add(self, Psi: Tensor, usual: float) -> None:
         """Append a task's basis (d, k), k >= 0."""
         self.Phi = torch.cat([self.Phi, Psi.to(self.Phi)], 1)
         self.sizes.append(Psi.shape[1])
         self.usual = torch.cat([self.usual, self.usual.new_tensor([usual])])
+        self._spread = None
 
     def task(self, t: int) -> Tensor:
         """Psi_t (d, k_t), t counted from 0."""
@@ -30,7 +34,7 @@ class Bases:
 
     def to(self, device: torch.device) -> None:
         """Move all tensors."""
-        self.Phi, self.usual = self.Phi.to(device), self.usual.to(device)
+        self.Phi, self.usual, self._spread = self.Phi.to(device), self.usual.to(device), None
 
     def relevance(self, xbar: Tensor) -> Tensor:
         """rho (b, T): share of ||xbar||^2 inside each task's basis over its usual share.
@@ -38,12 +42,13 @@ class Bases:
         1 is what the task's own images have. A task that added no direction has relevance 0. All tasks at once: one
         (b, d) x (d, K) product.
         """
-        with torch.autocast(xbar.device.type, enabled=False):
-            inside = (xbar.float() @ self.Phi).square()
+        if self._spread is None:
             owner = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes, dtype=torch.int64))
-            energy = inside.new_zeros(len(xbar), len(self.sizes)).index_add_(1, owner.to(xbar.device), inside)
-            share = energy / xbar.float().square().sum(1, keepdim=True).clamp_min(1e-12)
-            return torch.where(self.usual > 0, share / self.usual.clamp_min(1e-12), torch.zeros_like(share))
+            sums = torch.nn.functional.one_hot(owner, len(self.sizes)).to(self.Phi)
+            self._spread = sums * torch.where(self.usual > 0, self.usual, torch.inf).reciprocal()
+        with torch.autocast(xbar.device.type, enabled=False):
+            x = xbar.float()
+            return (x @ self.Phi).square() @ self._spread / x.square().sum(1, keepdim=True).clamp_min(1e-12)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the bases."""
@@ -52,6 +57,7 @@ class Bases:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
         self.Phi, self.usual, self.sizes = state["Phi"].clone(), state["usual"].clone(), state["sizes"].tolist()
+        self._spread = None
 
 
 def task_posterior(evidence: Tensor, temperature: float) -> Tensor:

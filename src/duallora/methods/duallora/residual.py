@@ -62,26 +62,41 @@ class ResidualAdapter(nn.Module):
         """Ranks of all tasks together, the one in training included."""
         return len(self.owner) + (0 if self.Z is None else len(self.Z))
 
-    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
-        """The update of x (b, N, d).
+    def factors(self, gates: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A (R, d) and B (rows, R) of all tasks and the weight (b, R) of each rank, None for all ones.
 
         Args:
-            x: input of the map.
             gates: (b, T) in [0, 1], a weight for each task's residual; None is all ones. The task in training counts
                 as 1.
         """
         A, B = self.A, self.B
+        scale = gates[:, self.owner] if gates is not None and len(self.owner) else None
         down = self._down()
         if down is not None and self.B_new is not None:
             A, B = torch.cat([A, down]), torch.cat([B, self.B_new], 1)
-        hidden = F.linear(x, A)
-        if gates is not None and len(self.owner):
-            g = gates[:, self.owner]
-            if down is not None:
-                g = torch.cat([g, g.new_ones(len(g), len(down))], 1)
-            hidden = hidden * g.unsqueeze(1).to(hidden.dtype)
-        return F.linear(hidden, B)
+            if scale is not None:
+                scale = torch.cat([scale, scale.new_ones(len(scale), len(down))], 1)
+        return A, B, scale
+
+    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
+        """The update of x (b, N, d): (b, N, rows); gates as in `factors`."""
+        return gated_update(x, *self.factors(gates))
 
     def merged(self) -> Tensor:
         """sum over tasks of B_t A_t (rows, d): what all gates at 1 add to the map."""
         return self.B @ self.A
+
+
+def gated_update(x: Tensor, A: Tensor, B: Tensor, scale: Tensor | None) -> Tensor:
+    """(x A^T * scale) B^T: one low-rank product, each rank weighted per image.
+
+    Args:
+        x: (b, N, d).
+        A: (R, d).
+        B: (rows, R).
+        scale: (b, R), or None for all ones.
+    """
+    hidden = F.linear(x, A)
+    if scale is not None:
+        hidden = hidden * scale.unsqueeze(1).to(hidden.dtype)
+    return F.linear(hidden, B)

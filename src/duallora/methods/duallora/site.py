@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from duallora.lowrank import Extension, SecondMoment, Slot, extend_basis, head_features
+from duallora.lowrank import Extension, SecondMoment, Slot, class_attention, extend_basis, head_features
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.memory import Bases, gates_of
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
-from duallora.methods.duallora.residual import ResidualAdapter
+from duallora.methods.duallora.residual import ResidualAdapter, gated_update
 from duallora.methods.gaussian import ClassGaussians
 
 
@@ -85,12 +85,20 @@ class DualLinear(nn.Module):
         y: Tensor = self.base(x)
         gates = self._read(x, y)
         for name, (first, width) in self.rows.items():
-            part = y.narrow(-1, first, width)
-            if name in self.orthogonal:
-                part.add_(self.orthogonal[name](x))
-            if self._residual(name).rank:
-                part.add_(self.residual[name](x, gates))
+            if name in self.orthogonal or self._residual(name).rank:
+                y.narrow(-1, first, width).add_(gated_update(x, *self._factors(name, gates)))
         return y
+
+    def _factors(self, name: str, gates: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Both live updates of a target as one low-rank product: A (R, d), B (rows, R), weights (b, R) or None."""
+        A, B, scale = self._residual(name).factors(gates)
+        if name not in self.orthogonal:
+            return A, B, scale
+        orthogonal = self._orthogonal(name)
+        down = orthogonal.down()
+        if scale is not None:
+            scale = torch.cat([scale, scale.new_ones(len(scale), len(down))], 1)
+        return torch.cat([A, down]), torch.cat([B, orthogonal.B], 1), scale
 
     @torch.no_grad()
     def _read(self, x: Tensor, y: Tensor) -> Tensor | None:
@@ -99,9 +107,9 @@ class DualLinear(nn.Module):
         gated = self.has_residual and self.config.gate != "off"
         if not (collecting or gated or (self.reading.wanted and self.bases.sizes)):
             return None
-        heads = self._features(x, y)
-        xbar = heads.mean(1)
-        if self.moment is not None and self.moment_xbar is not None:
+        heads = self._features(x, y) if collecting else None
+        xbar = self._feature(x, y) if heads is None else heads.mean(1)
+        if heads is not None and self.moment is not None and self.moment_xbar is not None:
             kind = self.config.feature
             self.moment.update(x if kind == "all_tokens" else heads if kind == "per_head" else xbar)
             self.moment_xbar.update(torch.nn.functional.normalize(xbar, dim=1))
@@ -125,6 +133,13 @@ class DualLinear(nn.Module):
         if self.fused:
             return head_features(x, y, self.attention[0], self.class_token)
         return (x[:, :1] if self.class_token else x.mean(1, keepdim=True)).float()
+
+    def _feature(self, x: Tensor, y: Tensor) -> Tensor:
+        """Their mean xbar (b, d), from one row of attention: all that prediction needs."""
+        if not self.fused or not self.class_token:
+            return self._features(x, y).mean(1)
+        weights = class_attention(y, self.attention[0]).mean(1, keepdim=True)
+        return (weights.to(x.dtype) @ x).squeeze(1).float()
 
     def _posterior(self, xbar: Tensor) -> Tensor | None:
         """Gates (b, T): posterior of each task from the class scores of this block and those before it."""

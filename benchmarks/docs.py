@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Write the tables of benchmarks/results into README.md and docs/: no figure is typed by hand.
+
+    python benchmarks/docs.py
+
+A page says where a table goes by a line `<!-- table: NAME -->`; what stands between it and `<!-- end -->` is replaced
+by the table of benchmarks/results/NAME.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from table import write_table
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str, results: Path) -> str:
+    """The page with every table renewed; a table whose results are missing is left as it is."""
+
+    def table(block: re.Match[str]) -> str:
+        held = results / block["name"]
+        if not held.is_dir():
+            return block[0]
+        lines = write_table(held, block["name"]).split("\n", 2)[2]
+        return f"{block[1]}\n{lines.strip()}\n\n{block[3]}"
+
+    return BLOCK.sub(table, text)
+
+
+def main() -> None:
+    """Renew all pages."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text, ROOT / "benchmarks" / "results")) != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"renewed {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
