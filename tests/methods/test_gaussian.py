@@ -101,3 +101,23 @@ def test_carry_follows_an_affine_change_of_the_features() -> None:
     gaussians.carry(4, W, o)
     torch.testing.assert_close(gaussians.means, before @ W + o)
     torch.testing.assert_close(gaussians.scatter(), spread)
+
+
+def test_held_out_distances_are_those_of_a_fit_without_the_image() -> None:
+    x, y = data(n=60, d=12)
+    gaussians = fitted(x, y, 0.05)
+    expected = []
+    for i in range(20):
+        others = torch.arange(60) != i
+        expected.append(fitted(x[others], y[others], 0.05).distances(x[i : i + 1], y[i : i + 1]))
+    torch.testing.assert_close(gaussians.held_out_distances(x[:20], y[:20]), torch.cat(expected), rtol=0.03, atol=0)
+
+
+def test_held_out_distances_are_like_those_of_new_images_where_plain_ones_are_not() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, new = torch.randn(120, 64, generator=g), torch.randn(500, 64, generator=g)
+    gaussians = fitted(x, torch.arange(120) % 2, 1e-3)
+    fresh = torch.minimum(*(gaussians.distances(new, torch.full((500,), r)) for r in (0, 1))).median()
+    left_out = gaussians.held_out_distances(x, torch.arange(120) % 2).median()
+    assert left_out == pytest.approx(float(fresh), rel=0.15)
+    assert gaussians.distances(x, torch.arange(120) % 2).median() < fresh / 1.4

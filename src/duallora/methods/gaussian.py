@@ -62,22 +62,29 @@ class ClassGaussians:
         """Pooled within-row scatter (d, d): sum over images of (x - mu)(x - mu)^T."""
         return self.outer - (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
 
+    def _unshrunk(self) -> Tensor:
+        """The pooled covariance as it was measured."""
+        return self.scatter() / (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
+
+    def _alpha(self) -> float:
+        """Share of tr(Sigma)/d I that is mixed into Sigma."""
+        if self.shrinkage != "oas":
+            return float(self.shrinkage)
+        sigma, d = self._unshrunk(), self.dim
+        freedom = (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
+        square, trace = sigma.square().sum(), sigma.trace()
+        top = (1 - 2 / d) * square + trace**2
+        bottom = (freedom + 1 - 2 / d) * (square - trace**2 / d)
+        return float((top / bottom.clamp_min(1e-30)).clamp(1e-4, 1))
+
     def covariance(self) -> Tensor:
         """Sigma (d, d), regularised."""
-        n, d = self.counts.sum(), self.dim
-        seen = int((self.counts > 0).sum())
-        sigma = self.scatter() / (n - seen).clamp_min(1)
+        sigma, d = self._unshrunk(), self.dim
         spread = sigma.trace() / d
-        if spread <= 0:  # one image per row: nothing is known of the spread
-            scale = self.means.square().mean().clamp_min(1e-6)
+        scale = self.means.square().mean().clamp_min(1e-6)
+        if spread <= 1e-9 * scale:  # one image per row, or copies of one: what is left is rounding, not a spread
             return torch.eye(d, dtype=torch.float64) * scale
-        if self.shrinkage == "oas":
-            freedom, square = (n - seen).clamp_min(1), sigma.square().sum()
-            top = (1 - 2 / d) * square + (spread * d) ** 2
-            bottom = (freedom + 1 - 2 / d) * (square - (spread * d) ** 2 / d)
-            alpha = float((top / bottom.clamp_min(1e-30)).clamp(1e-4, 1))
-        else:
-            alpha = float(self.shrinkage)
+        alpha = self._alpha()
         return (1 - alpha) * sigma + alpha * spread * torch.eye(d, dtype=torch.float64)
 
     def _solve(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,6 +117,22 @@ class ClassGaussians:
         with torch.autocast(features.device.type, enabled=False):
             away = features.float() - self.means.float().to(features.device)[rows.to(features.device)]
             return ((away @ precision) * away).sum(1).clamp_min(0).sqrt() / math.sqrt(self.dim)
+
+    def held_out_distances(self, features: Tensor, rows: Tensor) -> Tensor:
+        """The distances that images of the sums would have, had each been left out of mean and covariance: (b,).
+
+        With few images in many dimensions the images that made a covariance look far too close to their means. Leaving
+        image x out of row r with n images changes its residual u to u n / (n - 1) and Sigma to Sigma - kappa u u^T,
+        kappa = (1 - alpha) n / ((n - 1) nu), nu degrees of freedom; by the Sherman-Morrison formula the squared
+        distance q becomes (n / (n - 1))^2 q / (1 - kappa q). A row of one image has no mean without it and keeps its
+        distance.
+        """
+        counts = self.counts[rows.cpu()]
+        leverage = counts / (counts - 1).clamp_min(1)
+        freedom = (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
+        q = self.distances(features, rows).cpu().double().square() * self.dim
+        left = (1 - (1 - self._alpha()) * leverage / freedom * q).clamp_min(1e-3)
+        return (leverage.square() * q / left / self.dim).sqrt().float().to(features.device)
 
     def carry(self, first: int, weight: Tensor, offset: Tensor) -> None:
         """Move rows 0 .. first-1 with a change of features x -> x W + o.

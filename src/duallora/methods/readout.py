@@ -12,7 +12,7 @@ from duallora.methods.heads import Heads
 from duallora.methods.rows import Rows
 
 KEPT_DISTANCES = 4096  # distances of at most so many images of a task fix the limit of what is known; none is stored
-KNOWN_SHARE = 0.99  # share of the training images that the limit lets through
+KNOWN_SHARE = 0.95  # share of the training images that the limit lets through
 
 
 class Readout(nn.Module):
@@ -66,7 +66,7 @@ class Readout(nn.Module):
     def finish(self, features: list[Tensor], labels: list[Tensor]) -> None:
         """Fix the limit of what is known from some features of the task (they are not kept)."""
         x, y = torch.cat(features), torch.cat(labels)
-        own = self.gaussians.distances(x, self.local(y) + self._first)
+        own = self.gaussians.held_out_distances(x, self.local(y) + self._first)
         self.limit = torch.cat([self.limit, own.quantile(KNOWN_SHARE).clamp_min(1e-6).reshape(1).cpu()])
 
     def scores(self, features: Tensor, readout: str) -> Tensor:
@@ -75,11 +75,14 @@ class Readout(nn.Module):
             return self.heads(features.float()) if readout == "heads" else self.gaussians.scores(features)
 
     def distance(self, features: Tensor) -> Tensor | None:
-        """(b,) distance to the nearest row's mean; 1 is the largest limit of the tasks so far."""
+        """(b,) distance to the nearest row's mean.
+
+        1 is the limit of the newest task, the one that was measured with the covariance as it is now.
+        """
         if not len(self.limit):
             return None
         nearest = self.gaussians.scores(features).argmax(1)
-        return self.gaussians.distances(features, nearest) / float(self.limit.max())
+        return self.gaussians.distances(features, nearest) / float(self.limit[-1])
 
     def output(self, encoding: Encoding, readout: str) -> Output:
         """Scores and distance of a batch."""
