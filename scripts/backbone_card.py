@@ -147,6 +147,21 @@ def schedule(recipe: dict[str, Any]) -> str:
     return ", ".join(f"{n}{unit if i == 0 else ''} at {size} px" for i, (size, n) in enumerate(stages))
 
 
+def cosine(recipe: dict[str, Any]) -> str:
+    """Over how many epochs the rate was to decay; where that changed in training, which epochs followed which plan."""
+    plans = [
+        (total, [entry["epoch"] for entry in entries])
+        for total, entries in groupby(recipe["history"], key=lambda entry: entry.get("of", recipe["epochs"]))
+    ]
+    if [total for total, _ in plans] == [recipe["epochs"]]:
+        return "cosine decay to 0"
+    told = ", ".join(f"epochs {held[0]} to {held[-1]} along a cosine over {total}" for total, held in plans)
+    return (
+        f"the plan was shortened during training: {told}. The command below follows one cosine and so gives weights that are "
+        "near, not equal"
+    )
+
+
 def data_notes(card: dict[str, Any]) -> tuple[str, str]:
     """What the training data are with their terms, and how they relate to the data of the figures."""
     recipe, measured = card["recipe"], card["figures"]["data"]
@@ -179,7 +194,7 @@ def recipe_rows(card: dict[str, Any]) -> dict[str, str]:
         "task": f"supervised classification from random weights, cross-entropy, label smoothing {r['smoothing']:g}",
         "resolution": schedule(r),
         "optimiser": "Muon for the matrices of the blocks, AdamW for the rest" if muon else "AdamW",
-        "learning rate": f"{r['lr']:g}, cosine decay to 0; gradient norm at most 1",
+        "learning rate": f"{r['lr']:g}, gradient norm at most 1; {cosine(r)}",
         "warm-up, in epochs": f"{r['warmup']:g}",
         "weight decay": f"{r['weight_decay']:g}",
         "batch": f"{r['batch']} images",

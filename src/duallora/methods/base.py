@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -207,8 +207,3 @@ def each(batches: Batches) -> Iterable[tuple[Tensor, Tensor]]:
     """Iterate without gradients, so that no method can forget to."""
     with torch.no_grad():
         yield from batches
-
-
-def options(config: MethodConfig) -> dict[str, Any]:
-    """The config as JSON scalars and lists."""
-    return config.model_dump(mode="json")

@@ -73,11 +73,6 @@ class DualLoRAConfig(MethodConfig):
         True, description="move earlier Gaussians along with the change of features that the new images show"
     )
 
-    @property
-    def reads_class_attention(self) -> bool:
-        """Whether prediction needs the class-attention feature of each block."""
-        return self.readout == "energy" or (self.residual and self.gate != "off")
-
     def energy_at(self, task: int) -> float:
         """eps for a task, 0-based."""
         return 1 - (1 - self.energy) * self.energy_decay**task
