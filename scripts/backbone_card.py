@@ -157,8 +157,8 @@ def cosine(recipe: dict[str, Any]) -> str:
         return "cosine decay to 0"
     told = ", ".join(f"epochs {held[0]} to {held[-1]} along a cosine over {total}" for total, held in plans)
     return (
-        f"the plan was shortened during training: {told}. The command below follows one cosine and so gives weights that are "
-        "near, not equal"
+        f"the plan was shortened during training: {told}. The command below follows one cosine, "
+        "so it gives weights that are near, not equal"
     )
 
 
