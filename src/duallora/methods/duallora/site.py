@@ -82,11 +82,14 @@ class DualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, N, d) -> (b, N, outputs)."""
-        y: Tensor = self.base(x)
-        gates = self._read(x, y)
+        device = x.device.type
+        # Under autocast the map, the memory and the updates would each convert x for themselves: once is enough.
+        low = x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+        y: Tensor = self.base(low)
+        gates = self._read(x, low, y)
         for name, (first, width) in self.rows.items():
             if name in self.orthogonal or self._residual(name).rank:
-                y.narrow(-1, first, width).add_(gated_update(x, *self._factors(name, gates)))
+                y.narrow(-1, first, width).add_(gated_update(low, *self._factors(name, gates)))
         return y
 
     def _factors(self, name: str, gates: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -101,14 +104,17 @@ class DualLinear(nn.Module):
         return torch.cat([A, down]), torch.cat([B, orthogonal.B], 1), scale
 
     @torch.no_grad()
-    def _read(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Feed memory and statistics; return the gates of the residuals, None where nothing is gated."""
+    def _read(self, x: Tensor, low: Tensor, y: Tensor) -> Tensor | None:
+        """Feed memory and statistics; return the gates of the residuals, None where nothing is gated.
+
+        Statistics are taken from x itself, relevance from `low`, x in the precision of the pass.
+        """
         collecting = self.moment is not None
         gated = self.has_residual and self.config.gate != "off"
         if not (collecting or gated or (self.reading.wanted and self.bases.sizes)):
             return None
         heads = self._features(x, y) if collecting else None
-        xbar = self._feature(x, y) if heads is None else heads.mean(1)
+        xbar = self._feature(low, y) if heads is None else heads.mean(1)
         if heads is not None and self.moment is not None and self.moment_xbar is not None:
             kind = self.config.feature
             self.moment.update(x if kind == "all_tokens" else heads if kind == "per_head" else xbar)
