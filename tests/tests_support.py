@@ -45,3 +45,4 @@ def take_a_step(method: Method) -> None:
         step.zero_grad()
         method.loss(x, labels).backward()
         step.step()
+        method.after_step()

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from duallora.backbone.levels import Levels, fitting
 from duallora.backbone.weights_file import weights_sha256
 from duallora.compat import import_timm
 from duallora.data.transforms import Preprocessing
@@ -28,16 +29,28 @@ class Backbone(nn.Module):
         sha256: of the weights as loaded, see `weights_sha256`; neither the file's format nor `image_size` changes it.
         preprocessing: size, mean, std, interpolation and crop that the network expects.
         dim: width d of a token.
+        levels: how many of the last blocks the features are read from; 0 is the final feature alone.
+        features: number D of features per image, d where `levels` is 0.
         depth: number of blocks.
         num_heads: attention heads per block.
         has_class_token: whether the features are the class token's; else they are the mean of the patch tokens.
     """
 
-    def __init__(self, vit: nn.Module, name: str, preprocessing: Preprocessing, image_size: int | None = None) -> None:
+    def __init__(
+        self,
+        vit: nn.Module,
+        name: str,
+        preprocessing: Preprocessing,
+        image_size: int | None = None,
+        levels: int | None = 0,
+    ) -> None:
         """Take the classifier off, freeze what is left and, with `image_size`, fit the position embedding to it.
 
+        `levels` None takes as many as `fitting` finds room for.
+
         Raises:
-            DualLoRAError: `vit` is no plain vision transformer, or its patches do not divide `image_size`.
+            DualLoRAError: `vit` is no plain vision transformer, its patches do not divide `image_size`, or it has
+                fewer blocks than `levels`.
         """
         check_serves(vit, name)
         super().__init__()
@@ -52,6 +65,11 @@ class Backbone(nn.Module):
         self.depth = len(self.attention)
         self.num_heads: int = self.attention[0].num_heads  # type: ignore[assignment]
         self.has_class_token: bool = vit.has_class_token  # type: ignore[assignment]
+        self.levels = fitting(self.dim, self.depth, self.has_class_token) if levels is None else levels
+        if not 0 <= self.levels <= self.depth:
+            raise DualLoRAError(f"levels={levels}: backbone '{name}' has {self.depth} blocks; give 0 to {self.depth}")
+        self.features = Levels.width(self.dim, self.levels, self.has_class_token)
+        self._levels = Levels(vit, self.levels)
         self._fused: bool = self.attention[0].fused_attn  # type: ignore[assignment]
         self.train(False)
 
@@ -61,9 +79,10 @@ class Backbone(nn.Module):
         return [block.attn for block in self.vit.blocks]  # type: ignore[union-attr]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (b, dim) of normalised images (b, 3, S, S), S = `preprocessing.size`.
+        """Features (b, D) of normalised images (b, 3, S, S), S = `preprocessing.size`.
 
-        They are the class token after the final norm; without a class token, the mean of the patch tokens.
+        The first d are the class token after the final norm; without a class token, the mean of the patch tokens. The
+        others, where there are `levels`, are described at `Levels`.
 
         Raises:
             DualLoRAError: images of another shape.
@@ -75,12 +94,13 @@ class Backbone(nn.Module):
                 f"{tuple(images.shape)}; resize them, or load the backbone with image_size="
             )
         prefer_plain_attention(self, images.device)
+        self._levels.seen.clear()  # of a pass that broke off, or that somebody took through `vit` itself
         tokens: Tensor = self.vit.forward_features(images)  # type: ignore[operator]
         prefix: int = self.vit.num_prefix_tokens  # type: ignore[assignment]
         pooled = tokens[:, 0] if self.has_class_token else tokens[:, prefix:].mean(dim=1)
         # timm's final norm is `norm`, before pooling, or `fc_norm`, after it; the other one is an identity
         features: Tensor = self.vit.fc_norm(pooled)  # type: ignore[operator]
-        return features
+        return self._levels.take(features)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked: dropout in a frozen network would only add noise."""

@@ -25,6 +25,7 @@ def load_backbone(
     weights: str | Path | None = None,
     pretrained: bool = True,
     image_size: int | None = None,
+    levels: int | None = 0,
 ) -> Backbone:
     """A frozen vision transformer, in evaluation mode, with its own preprocessing and the sha256 of its weights.
 
@@ -34,6 +35,9 @@ def load_backbone(
         weights: a .safetensors, .pth or .pt file to take the weights from, instead of the pre-trained ones.
         pretrained: False leaves the weights random (drawn from torch's global generator).
         image_size: pixels per side; the position embedding is resampled. Default: the size the network was made for.
+
+        levels: of how many of the last blocks the features take the class token and the mean patch token, beside the
+            final feature; None takes as many as give up to 2,304 features.
 
     Raises:
         DualLoRAError: unknown name (with the nearest ones), a network without fused `attn.qkv`, weights that cannot be
@@ -62,7 +66,7 @@ def load_backbone(
             vit = _fetch(name)
             if ":" not in name and "." not in name:  # timm may choose another default one day
                 name = f"{name}.{vit.pretrained_cfg['tag']}"  # type: ignore[index]
-    return Backbone(vit, name, preprocessing, image_size)
+    return Backbone(vit, name, preprocessing, image_size, levels)
 
 
 def _check_name(name: str) -> None:

@@ -1,14 +1,14 @@
 """The whole contract between a method and the rest of the library.
 
 A method sees images, labels and what task they belong to; never a loader, an optimiser, a device wrapper or a file.
-Life of a method: for each task `begin_task`, then (if anything trains) many `loss`, then `end_task`; at any time
+Life of a method: for each task `begin_task`, then (if anything trains) many `loss` and `after_step`, then `end_task`; at any time
 `encode` and `decode`; `state` and `load_state` carry it over a save.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -30,7 +30,8 @@ class Batches(Protocol):
 class BackboneLike(Protocol):
     """What a method uses of a backbone."""
 
-    dim: int
+    dim: int  # of a token
+    features: int  # per image; the first `dim` are the network's own
     depth: int
     has_class_token: bool
 
@@ -39,7 +40,7 @@ class BackboneLike(Protocol):
         """The attention module of each block."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of images: (b, 3, S, S) -> (b, d)."""
+        """Features of images: (b, 3, S, S) -> (b, D)."""
 
 
 class MethodConfig(BaseModel):
@@ -70,7 +71,7 @@ class Encoding:
     """What one pass through the network yields for a batch.
 
     Attributes:
-        features: (b, d) class token after the final norm, float32.
+        features: (b, D) features of the backbone, float32.
         evidence: (b, T) per-task evidence gathered on the way, or None.
     """
 
@@ -116,13 +117,28 @@ class TaskLog:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        parameters: what is updated.
+        rate: factor of the training settings' learning rate.
+    """
+
+    parameters: list[nn.Parameter]
+    rate: float = 1.0
+
+
 class Method(nn.Module, ABC):
     """Base of all methods; `rows` says which class of which task each output stands for."""
 
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    recommended: ClassVar[Mapping[str, object]] = {}  # fields of TrainingSettings in which this method does best
     readouts: ClassVar[tuple[str, ...]] = ("default",)
     cumulative: ClassVar[bool] = False  # True: each task brings all images so far (upper bound only)
+    frozen: ClassVar[bool] = True  # False: the backbone's own weights train (full fine-tuning)
     cached: ClassVar[bool] = False  # True: `loss` takes encoded features, since nothing below them trains
 
     def __init__(self, backbone: BackboneLike, config: MethodConfig) -> None:
@@ -141,8 +157,15 @@ class Method(nn.Module, ABC):
         """What the optimiser updates in this task; empty where nothing trains."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def groups(self) -> list[Group]:
+        """`trainable`, split by learning rate; one group unless a method says otherwise."""
+        return [Group(self.trainable())]
+
+    def after_step(self) -> None:
+        """Called after every update of the parameters (proximal steps, projections)."""
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Training loss of a batch: images (b, 3, S, S) (features (b, d) if `cached`), labels (b,) class indices."""
+        """Training loss of a batch: images (b, 3, S, S) (features (b, D) if `cached`), labels (b,) class indices."""
         raise NotImplementedError(f"{self.name} has nothing to train")
 
     @abstractmethod
@@ -152,6 +175,10 @@ class Method(nn.Module, ABC):
     def encode(self, images: Tensor) -> Encoding:
         """One pass through the network: (b, 3, S, S) -> features and task evidence."""
         return Encoding(self.backbone(images).float())
+
+    def encode_given(self, images: Tensor, task: int) -> Encoding | None:
+        """An encoding that uses the true task of the images; None where `encode_for` would be the same."""
+        return None
 
     def encode_for(self, images: Tensor, readouts: Iterable[str]) -> Encoding:
         """An encoding from which all of the given read-outs can be decoded."""

@@ -50,7 +50,8 @@ class ClassGaussians:
         x, rows = features.detach().to("cpu", torch.float64), rows.cpu()
         self.counts.index_add_(0, rows, torch.ones(len(x), dtype=torch.float64))
         self.sums.index_add_(0, rows, x)
-        self.outer += x.T @ x
+        square = x.T @ x
+        self.outer += (square + square.T) / 2  # to the last bit its own transpose, of which one triangle is saved
         self._solved = None
 
     @property
@@ -142,14 +143,19 @@ class ClassGaussians:
         old, n = self.means[:first], self.counts[:first].unsqueeze(1)
         within = self.scatter()
         self.sums = torch.cat([(old @ weight + offset) * n, self.sums[first:]])
-        self.outer = within + (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
+        moved = within + (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
+        self.outer = (moved + moved.T) / 2
         self._solved = None
 
     def state(self) -> dict[str, Tensor]:
-        """Sums as tensors."""
-        return {"counts": self.counts, "sums": self.sums, "outer": self.outer}
+        """Sums as tensors; of the symmetric one, a triangle."""
+        i, j = torch.tril_indices(self.dim, self.dim)
+        return {"counts": self.counts, "sums": self.sums, "outer": self.outer[i, j]}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
-        self.counts, self.sums, self.outer = (state[k].clone() for k in ("counts", "sums", "outer"))
+        self.counts, self.sums = state["counts"].clone(), state["sums"].clone()
+        i, j = torch.tril_indices(self.dim, self.dim)
+        self.outer = self.outer.new_zeros(self.dim, self.dim)
+        self.outer[i, j] = self.outer[j, i] = state["outer"]
         self._solved = None

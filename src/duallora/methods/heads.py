@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Heads(nn.Module):
-    """Linear heads over d features: `grow` adds one and freezes the earlier ones.
+    """Linear heads over the first d features: `grow` adds one and freezes the earlier ones.
 
     Training uses the newest head alone (local cross-entropy over the current task's classes), prediction all of them.
     """
@@ -41,12 +41,12 @@ class Heads(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
 
     def newest(self, features: Tensor) -> Tensor:
-        """Logits of the newest head: (b, d) -> (b, classes of the task)."""
-        return F.linear(features, self.weights[-1], self.biases[-1])
+        """Logits of the newest head: (b, D) -> (b, classes of the task)."""
+        return F.linear(features[:, : self.dim], self.weights[-1], self.biases[-1])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of all heads: (b, d) -> (b, R)."""
-        return F.linear(features, torch.cat(list(self.weights)), torch.cat(list(self.biases)))
+        """Logits of all heads: (b, D) -> (b, R)."""
+        return F.linear(features[:, : self.dim], torch.cat(list(self.weights)), torch.cat(list(self.biases)))
 
     def state(self) -> dict[str, Tensor]:
         """All heads as two matrices and their sizes."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from torch import nn
-
 from duallora.methods.base import Batches, Cost, MethodConfig, TaskInfo
 from duallora.methods.lora import LoRA, LoRAConfig
 from duallora.methods.readout import Readout
@@ -32,12 +30,10 @@ class Joint(LoRA):
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """Start over with one head over the classes of all tasks so far."""
         self.images = task.images
-        for update in self.updates().values():
-            nn.init.kaiming_uniform_(update.A, a=5**0.5)
-            nn.init.zeros_(update.B)
+        self.restart()
         self.rows.share(task.members or (task.classes,))
         device = next(self.parameters()).device
-        self.read = Readout(self.backbone.dim, self.rows, self.config.shrinkage)
+        self.read = Readout(self.backbone.dim, self.backbone.features, self.rows, self.config.shrinkage)
         self.read.begin(tuple(self.rows.classes))
         self.read.to(device)
         self._look_ahead(batches)

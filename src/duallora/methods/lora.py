@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from duallora.errors import DualLoRAError
 from duallora.lowrank import AdaptedLinear, LowRank, slots
-from duallora.methods.base import BackboneLike, MethodConfig, State
+from duallora.lowrank.gated import GatedLowRank, Gates
+from duallora.methods.base import BackboneLike, Batches, MethodConfig, State, part, prefixed
 from duallora.methods.reading import ReadingMethod
 
 Placement = tuple[Literal["query", "key", "value", "proj"], ...]
 
 
-class LoRAConfig(MethodConfig):
-    """Options of `lora` and `joint`."""
+class AdapterConfig(MethodConfig):
+    """Options of every method that puts low-rank updates beside the maps of a backbone."""
 
     rank: int = Field(8, ge=1, description="r of every update")
     scale: float = Field(1.0, gt=0, description="factor of the update, alpha / r in LoRA's terms")
@@ -30,49 +32,108 @@ class LoRAConfig(MethodConfig):
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
+class LoRAConfig(AdapterConfig):
+    """Options of `lora` and `joint`."""
+
+    sparse: bool = Field(
+        False,
+        description="a gate on every rank direction, as in `sora`; after a task those whose gate is zero are dropped, "
+        "the others train on",
+    )
+
+
 class LoRA(ReadingMethod):
     """One LoRA adapter trained on every task in turn (Hu et al. 2022), the baseline that shows forgetting.
 
     Trains: A (r, d) and B (rows, r) of every adapted map, the newest head (local cross-entropy). Frozen: the backbone
     and the earlier heads. Kept per task: a head (and class Gaussians for the "gaussian" read-out). One pass per image.
+
+    With `sparse` each rank direction has a gate, and training shuts some (see `duallora.methods.sora`): the rank of
+    the one adapter can only fall from task to task.
     """
 
     name: ClassVar[str] = "lora"
     Config: ClassVar[type[MethodConfig]] = LoRAConfig
-    config: LoRAConfig
+    config: AdapterConfig
+    kind: ClassVar[type[LowRank]] = LowRank
 
-    def __init__(self, backbone: BackboneLike, config: LoRAConfig) -> None:
+    def __init__(self, backbone: BackboneLike, config: AdapterConfig) -> None:
         """Wrap the chosen maps of the backbone."""
         super().__init__(backbone, config, config.shrinkage)
+        self.gates = self._gates()
+        kind = GatedLowRank if self.gates else self.kind
         self.adapters = nn.ModuleList()
         for slot in slots(backbone.attention, config.placement, config.blocks):
             adapter = AdaptedLinear(slot, config.rank, config.scale)
+            for name, (_, width) in adapter.rows.items():
+                if kind is not LowRank:
+                    adapter.updates[name] = kind(adapter.base.in_features, width, config.rank)
             slot.attach(adapter)
             self.adapters.append(adapter)
 
+    def _gates(self) -> Gates | None:
+        """How gates are shut, where there are any."""
+        return Gates() if getattr(self.config, "sparse", False) else None
+
+    def adapted(self) -> list[AdaptedLinear]:
+        """The wrapped maps."""
+        return cast(list[AdaptedLinear], list(self.adapters))
+
     def updates(self) -> dict[str, LowRank]:
         """All updates by name, e.g. "0.value"."""
-        adapters = enumerate(cast(list[AdaptedLinear], list(self.adapters)))
+        adapters = enumerate(self.adapted())
         return {f"{i}.{name}": adapter.update_of(name) for i, adapter in adapters for name in adapter.rows}
 
+    def gated(self) -> list[GatedLowRank]:
+        """The updates that have gates."""
+        return [update for update in self.updates().values() if isinstance(update, GatedLowRank)]
+
+    def restart(self) -> None:
+        """Set every update to a new beginning: A random, B = 0."""
+        for update in self.updates().values():
+            if isinstance(update, GatedLowRank):
+                update.restart(self.config.rank)
+            else:
+                nn.init.kaiming_uniform_(update.A, a=5**0.5)
+                nn.init.zeros_(update.B)
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Local cross-entropy of the newest head."""
-        return self.read.local_loss(self.backbone(images).float(), labels)
+        """Local cross-entropy of the newest head, and the penalty on gates where there are any."""
+        loss = self.read.local_loss(self.backbone(images).float(), labels)
+        return loss + self.gates.loss(self.gated()) if self.gates else loss
+
+    def after_step(self) -> None:
+        """The proximal step of the gates."""
+        if self.gates:
+            self.gates.step(self.gated())
+
+    def end_task(self, batches: Batches) -> None:
+        """Drop directions whose gate is shut, then the pass of the read-out."""
+        for update in self.gated():
+            update.prune()
+        super().end_task(batches)
+
+    def kept(self, update: LowRank) -> dict[str, Tensor]:
+        """What of an update must be saved."""
+        return dict(update.state_dict())
 
     def state(self) -> State:
-        """Factors and read-out."""
+        """Updates and read-out."""
         state = super().state()
         for name, update in self.updates().items():
-            state[f"update.{name}.A"], state[f"update.{name}.B"] = update.A.detach(), update.B.detach()
+            state |= prefixed(f"update.{name}", self.kept(update))
         return state
 
     def load_state(self, state: State) -> None:
         """Restore `state()`."""
         super().load_state(state)
         for name, update in self.updates().items():
-            for factor, own in (("A", update.A), ("B", update.B)):
-                saved = state.get(f"update.{name}.{factor}")
-                if saved is None or saved.shape != own.shape:
-                    found = "missing" if saved is None else f"shape {tuple(saved.shape)}"
-                    raise DualLoRAError(f"update.{name}.{factor}: {found}, expected shape {tuple(own.shape)}")
-                own.data.copy_(saved)
+            saved = part(f"update.{name}", state)
+            if isinstance(update, GatedLowRank) and "A" in saved:
+                update.resize(len(saved["A"]))  # the rank is what training left of it
+            for key, own in self.kept(update).items():
+                if key not in saved or saved[key].shape != own.shape:
+                    found = f"shape {tuple(saved[key].shape)}" if key in saved else "missing"
+                    raise DualLoRAError(f"update.{name}.{key}: {found}, expected shape {tuple(own.shape)}")
+                with torch.no_grad():
+                    own.copy_(saved[key])

@@ -23,7 +23,7 @@ class NCM(Method):
     def __init__(self, backbone: BackboneLike, config: MethodConfig) -> None:
         """Nothing is attached."""
         super().__init__(backbone, config)
-        self.sums = torch.zeros(0, backbone.dim, dtype=torch.float64)
+        self.sums = torch.zeros(0, backbone.features, dtype=torch.float64)
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """Nothing."""

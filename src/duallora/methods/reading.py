@@ -31,7 +31,7 @@ class ReadingMethod(Method):
     def __init__(self, backbone: BackboneLike, config: MethodConfig, shrinkage: float | str) -> None:
         """Read-out over the backbone's features."""
         super().__init__(backbone, config)
-        self.read = Readout(backbone.dim, self.rows, shrinkage)
+        self.read = Readout(backbone.dim, backbone.features, self.rows, shrinkage)
 
     @property
     def looks_ahead(self) -> bool:
@@ -55,7 +55,7 @@ class ReadingMethod(Method):
         start.grow(len(self.read.heads.biases[-1]))
         for images, labels in each(batches):
             features = self.encode(images).features
-            start.update(features, self.read.local(labels))
+            start.update(features[:, : self.backbone.dim], self.read.local(labels))
             self.saw(features)
         if getattr(self.config, "head_init", "random") == "gaussian":
             self.read.heads.start(*start.linear())

@@ -16,13 +16,17 @@ KNOWN_SHARE = 0.95  # share of the training images that the limit lets through
 
 
 class Readout(nn.Module):
-    """Heads and Gaussians over the same rows, fed by the same passes."""
+    """Heads and Gaussians over the same rows, fed by the same passes.
 
-    def __init__(self, dim: int, rows: Rows, shrinkage: float | str = "oas") -> None:
-        """Over features of d = `dim`, answering for `rows`."""
+    Heads read the network's final feature, the first d of the D features; trained ones on more would only fit the
+    training images better. Gaussians read all of them.
+    """
+
+    def __init__(self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas") -> None:
+        """Over `features` = D, of which the first `dim` = d are the network's own, answering for `rows`."""
         super().__init__()
         self.heads = Heads(dim)
-        self.gaussians = ClassGaussians(dim, shrinkage)
+        self.gaussians = ClassGaussians(features, shrinkage)
         self.rows = rows
         self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances
         self._local = torch.zeros(0, dtype=torch.int64)

@@ -15,7 +15,7 @@ from duallora.data.batches import Batches
 from duallora.data.imageset import ImageSet
 from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
-from duallora.methods.base import Method, TaskInfo
+from duallora.methods.base import Group, Method, TaskInfo
 from duallora.training.progress import TaskProgress
 from duallora.training.settings import TrainingSettings
 
@@ -149,7 +149,7 @@ def _train(
     steps = settings.epochs * len(batches)
     parameters = method.trainable()
     model = accelerator.prepare(_Loss(method))
-    optimizer = accelerator.prepare(_optimizer(parameters, settings))
+    optimizer = accelerator.prepare(_optimizer(method.groups(), settings))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: _rate(step, steps, settings.warmup))
     step = 0
     total, seen = torch.zeros((), device=accelerator.device), 0
@@ -162,6 +162,7 @@ def _train(
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
+            method.after_step()
             optimizer.zero_grad()
             schedule.step()
             step += 1
@@ -210,7 +211,8 @@ class _Features:
             yield self.x[rows], self.y[rows]
 
 
-def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(groups: list[Group], settings: TrainingSettings) -> torch.optim.Optimizer:
+    parameters = [{"params": g.parameters, "lr": g.rate * settings.learning_rate} for g in groups if g.parameters]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)

@@ -80,18 +80,24 @@ class ResidualAdapter(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
         """The update of x (b, N, d): (b, N, rows); gates as in `factors`."""
-        return gated_update(x, *self.factors(gates))
+        y = x.new_zeros(*x.shape[:-1], self.B.shape[0])
+        add_gated(y, x, *self.factors(gates))
+        return y
 
     def merged(self) -> Tensor:
         """sum over tasks of B_t A_t (rows, d): what all gates at 1 add to the map."""
         return self.B @ self.A
 
 
-def gated_update(x: Tensor, A: Tensor, B: Tensor, scale: Tensor | None) -> Tensor:
-    """(x A^T * scale) B^T: one low-rank product, each rank weighted per image.
+def add_gated(y: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: Tensor | None) -> None:
+    """y += (x A^T * scale) B^T in place: one low-rank product, each rank weighted per image.
+
+    The product is summed straight into y, which may be a part of a wider map's output: half the time of writing it
+    out and adding it.
 
     Args:
-        x: (b, N, d).
+        y: (b, N, rows), last dimension dense.
+        x: (b, N, d), in the precision of y.
         A: (R, d).
         B: (rows, R).
         scale: (b, R), or None for all ones.
@@ -99,4 +105,5 @@ def gated_update(x: Tensor, A: Tensor, B: Tensor, scale: Tensor | None) -> Tenso
     hidden = F.linear(x, A)
     if scale is not None:
         hidden = hidden * scale.unsqueeze(1).to(hidden.dtype)
-    return F.linear(hidden, B)
+    hidden = hidden.to(y.dtype)
+    y.view(-1, y.shape[-1]).addmm_(hidden.flatten(0, 1), B.T.to(y.dtype))

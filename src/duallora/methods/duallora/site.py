@@ -12,7 +12,7 @@ from duallora.lowrank import Extension, SecondMoment, Slot, class_attention, ext
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.memory import Bases, gates_of
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
-from duallora.methods.duallora.residual import ResidualAdapter, gated_update
+from duallora.methods.duallora.residual import ResidualAdapter, add_gated
 from duallora.methods.gaussian import ClassGaussians
 
 
@@ -89,7 +89,7 @@ class DualLinear(nn.Module):
         gates = self._read(x, low, y)
         for name, (first, width) in self.rows.items():
             if name in self.orthogonal or self._residual(name).rank:
-                y.narrow(-1, first, width).add_(gated_update(low, *self._factors(name, gates)))
+                add_gated(y.narrow(-1, first, width), low, *self._factors(name, gates))
         return y
 
     def _factors(self, name: str, gates: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
