@@ -3,8 +3,8 @@
 
     python benchmarks/docs.py
 
-A page says where a table goes by a line `<!-- table: NAME -->`; what stands between it and `<!-- end -->` is replaced
-by the table of benchmarks/results/NAME.
+A page says where a table goes by a line `<!-- table: NAME -->`, or `<!-- table: NAME brief -->` for one with fewer
+columns; what stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from table import write_table
+from duallora.bench.table import folder_table
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<brief> brief)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, results: Path) -> str:
@@ -25,8 +25,7 @@ def filled(text: str, results: Path) -> str:
         held = results / block["name"]
         if not held.is_dir():
             return block[0]
-        lines = write_table(held, block["name"]).split("\n", 2)[2]
-        return f"{block[1]}\n{lines.strip()}\n\n{block[3]}"
+        return f"{block[1]}\n{folder_table(held, brief=block['brief'] is not None).strip()}\n\n{block[4]}"
 
     return BLOCK.sub(table, text)
 

@@ -31,8 +31,9 @@ LAYERS = {
     "learner": 8,
     "report": 8,
     "evaluation.runner": 9,
-    "cli": 10,
-    "__main__": 11,
+    "bench": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 # Part -> what it may not import from outside the package, anywhere in its files.

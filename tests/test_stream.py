@@ -96,6 +96,36 @@ def test_seed_shuffles_the_classes_and_is_repeatable() -> None:
     assert TaskStream.class_incremental(make(7), 2).class_order == tuple(f"c{i}" for i in range(7))
 
 
+def test_the_older_generator_draws_the_orders_of_published_code() -> None:
+    names = [f"{i:02}" for i in range(100)]
+    split = Split(numbered(dict.fromkeys(names, 1), 0), numbered(dict.fromkeys(names, 1), 100))
+    # From the public logs of InfLoRA (CIFAR-100, seed 1993) and SD-LoRA (CIFAR-100, seed 1994).
+    for seed, first in ((1993, "68 56 78 08 23 84 90 65 74 76"), (1994, "72 06 33 96 60 94 29 40 45 66")):
+        stream = TaskStream.class_incremental(split, 10, seed=seed, shuffle="mt19937")
+        assert stream[0].classes == tuple(first.split())
+
+
+def grouped() -> Split:
+    names = ["b/1", "a/1", "b/2", "a/2", "b/3", "c/1"]
+    return Split(numbered(dict.fromkeys(names, 2), 0), numbered(dict.fromkeys(names, 1), 12))
+
+
+def test_one_task_per_group_of_classes() -> None:
+    stream = TaskStream.class_incremental(grouped(), "source")
+    assert [task.name for task in stream] == ["b", "a", "c"]
+    assert [task.classes for task in stream] == [("b/1", "b/2", "b/3"), ("a/1", "a/2"), ("c/1",)]
+    assert stream.class_order == ("b/1", "b/2", "b/3", "a/1", "a/2", "c/1")
+    assert len(stream[0].train) == 6 and stream[0].test.classes == stream[0].classes
+    turned = TaskStream.class_incremental(grouped(), "source", order=["c", "a", "b"])
+    assert [task.name for task in turned] == ["c", "a", "b"] and turned[2].classes == stream[0].classes
+    orders = {tuple(t.name for t in TaskStream.class_incremental(grouped(), "source", seed=s)) for s in range(9)}
+    assert len(orders) > 2
+    with pytest.raises(DualLoRAError, match="unknown group in the group order 'd'"):
+        TaskStream.class_incremental(grouped(), "source", order=["d"])
+    with pytest.raises(DualLoRAError, match=r"needs classes in groups.*called 'c0'"):
+        TaskStream.class_incremental(make(3), "source")
+
+
 def test_validation_images_are_the_same_under_every_order() -> None:
     held = []
     for seed in (0, 1):
@@ -180,3 +210,11 @@ def test_a_domain_may_lack_images_but_not_the_name_of_a_class() -> None:
         TaskStream.domain_incremental({"one": one, "nothing": nothing})
     with pytest.raises(DualLoRAError, match="no domains"):
         TaskStream.domain_incremental({})
+
+
+def test_a_test_set_that_all_domains_share_is_measured_once() -> None:
+    one, two = make(3, first=0), make(3, first=500)
+    stream = TaskStream.domain_incremental({"two": Split(two.train, one.test), "one": one})
+    assert [len(task.test) for task in stream] == [len(one.test), 0]
+    assert stream[1].test.classes == one.test.classes
+    assert [len(task.train) for task in stream] == [len(two.train), len(one.train)]

@@ -25,16 +25,26 @@ class Closed(BaseModel):
 class StreamConfig(Closed):
     """Which classes arrive when."""
 
-    source: str = Field("digits", description="'digits', a torchvision name, 'folder:PATH', 'npz:PATH', or a path")
+    source: str = Field("digits", description="a name of docs/data.md, 'folder:PATH', 'npz:PATH', or a path")
     scenario: Literal["class-incremental", "domain-incremental"] = Field(
         "class-incremental",
-        description="domain-incremental: the source is a folder of domains, each a folder of class folders",
+        description="domain-incremental: the source is pacs, domainnet, core50, or a folder of domains, each a folder "
+        "of class folders",
     )
-    increment: int | list[int] = Field(2, description="classes per task: a number, or one number per task")
+    increment: int | list[int] | Literal["source"] = Field(
+        2,
+        description="classes per task: a number, one number per task, or 'source': as the source groups its classes "
+        "(alphabets of omniglot, data sets of five-datasets)",
+    )
     order: list[str] | None = Field(
-        None, description="class order by name (domains: order of the domains); else `order_seed` draws it"
+        None, description="order by name of the classes (of the groups, of the domains); else `order_seed` draws it"
     )
-    order_seed: int | None = Field(None, description="shuffles the classes; the source's own order without it")
+    order_seed: int | None = Field(None, description="shuffles them; the source's own order without it")
+    order_shuffle: Literal["pcg64", "mt19937"] = Field(
+        "pcg64",
+        description="what `order_seed` seeds: numpy's generator of today, or its older one, with whose "
+        "RandomState(seed).permutation published code draws its class orders",
+    )
     validation: float = Field(
         0.0, ge=0, lt=1, description="share of the training images held out for choosing settings"
     )
@@ -43,7 +53,7 @@ class StreamConfig(Closed):
     max_test_per_class: int | None = Field(
         None, ge=1, description="test images used per class and task; all by default"
     )
-    root: str | None = Field(None, description="where torchvision data sets are kept")
+    root: str | None = Field(None, description="where data sets with a name are kept; else the variable DUALLORA_DATA")
 
 
 class MethodChoice(Closed):
@@ -60,6 +70,12 @@ class BackboneChoice(Closed):
     weights: str | None = Field(None, description="a local file with the weights")
     pretrained: bool = True
     image_size: int | None = Field(None, ge=8, description="input size in pixels, where not the backbone's own")
+    levels: int | None = Field(
+        None,
+        ge=0,
+        description="of how many of the last blocks the features take class token and mean patch token beside the "
+        "final feature; 0: the final feature alone; by default as many as give up to 2,304 features",
+    )
 
 
 class RunConfig(Closed):
@@ -123,7 +139,16 @@ def checked_config(model: type[Config], data: Mapping[str, Any], where: str) -> 
 
     kind = get_method(config.method.name)
     validated(kind.Config, config.method.options, f"{where}: method.options of '{config.method.name}'")
-    return config
+    return config.model_copy(update={"training": for_method(config.training, kind.recommended)})
+
+
+def for_method(training: TrainingSettings, recommended: Mapping[str, object]) -> TrainingSettings:
+    """`training` with what nobody set taken from a method's recommendation.
+
+    >>> for_method(TrainingSettings(epochs=3), {"epochs": 9, "learning_rate": 0.01}).learning_rate
+    0.01
+    """
+    return training.model_copy(update={k: v for k, v in recommended.items() if k not in training.model_fields_set})
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

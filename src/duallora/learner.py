@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from duallora.answers import Evaluation, LearnReport, Prediction, SkippedImage
 from duallora.artefact import load_artefact, save_artefact
 from duallora.backbone import Backbone, load_backbone
+from duallora.config import ModelConfig, RunConfig, for_method
 from duallora.data import ImageSet, from_arrays, scan_classes
 from duallora.data.batches import Batches
 from duallora.data.images import decode
@@ -67,6 +68,7 @@ class Learner:
         weights: str | Path | None = None,
         pretrained: bool = True,
         image_size: int | None = None,
+        levels: int | None = None,
     ) -> Self:
         """A learner that knows nothing yet.
 
@@ -74,29 +76,47 @@ class Learner:
             backbone: "bundled", or a timm name such as "vit_base_patch16_224.augreg_in21k".
             method: one of `list_methods()`.
             config: options of the method.
-            training: settings of the loop.
+            training: settings of the loop; what is not set is as the method does best.
             seed: of everything random.
             device: "auto", "cpu", "cuda", ...
             weights: a local file with the backbone's weights.
             pretrained: False leaves the backbone untrained (tests).
             image_size: input size in pixels where it is not the backbone's own.
+            levels: see `load_backbone`.
 
         Raises:
             DualLoRAError: an unknown name or option, or a backbone that cannot be had.
         """
         kind = get_method(method)
-        settings = validated(TrainingSettings, training or {}, "training")
+        settings = for_method(validated(TrainingSettings, training or {}, "training"), kind.recommended)
         options = validated(kind.Config, config or {}, f"method {method}")
         torch.manual_seed(seed)  # an untrained backbone is drawn by the seed too, so that a saved model finds it again
-        loaded = load_backbone(backbone, weights=weights, pretrained=pretrained, image_size=image_size)
+        loaded = load_backbone(backbone, weights=weights, pretrained=pretrained, image_size=image_size, levels=levels)
         torch.manual_seed(seed)
         origin = {
             "name": backbone,
             "weights": None if weights is None else str(weights),
             "pretrained": pretrained,
             "image_size": image_size,
+            "levels": loaded.levels,
         }
         return cls(loaded, kind(loaded, options), settings, seed=seed, device=device, origin=origin)
+
+    @classmethod
+    def of(cls, config: RunConfig | ModelConfig) -> Self:
+        """A learner as a configuration describes it; see `create`."""
+        return cls.create(
+            config.backbone.name,
+            config.method.name,
+            config=config.method.options,
+            training=config.training,
+            seed=config.seed,
+            device=config.device,
+            weights=config.backbone.weights,
+            pretrained=config.backbone.pretrained,
+            image_size=config.backbone.image_size,
+            levels=config.backbone.levels,
+        )
 
     # ------------------------------------------------------------------ learning
 
@@ -340,7 +360,7 @@ class Learner:
             name, options = held["name"], held["options"]
             classes, tasks = list(manifest["classes"]), list(manifest["tasks"])
             settings = TrainingSettings(**manifest["training"]) if training is None else training
-            arguments = {k: origin[k] for k in ("name", "weights", "pretrained", "image_size")}
+            arguments = {k: origin[k] for k in ("name", "weights", "pretrained", "image_size", "levels")}
         except (KeyError, TypeError, ValidationError) as error:
             raise DualLoRAError(
                 f"{folder}/duallora.json lacks or garbles {error}; the model was not written by duallora"
@@ -357,6 +377,7 @@ class Learner:
             weights=arguments["weights"],
             pretrained=arguments["pretrained"],
             image_size=arguments["image_size"],
+            levels=arguments["levels"],
         )
         if learner.backbone.sha256 != origin["sha256"]:
             raise DualLoRAError(

@@ -14,6 +14,9 @@ from duallora.errors import DualLoRAError, unknown
 
 Scenario = Literal["class-incremental", "domain-incremental"]
 
+Shuffle = Literal["pcg64", "mt19937"]
+"""numpy's generator of today, or its older one: with `RandomState(seed).permutation` published code drew its orders."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -73,10 +76,11 @@ class TaskStream(Sequence[Task]):
     def class_incremental(
         cls,
         split: Split,
-        increment: int | Sequence[int],
+        increment: int | Sequence[int] | Literal["source"],
         *,
         order: Sequence[str] | None = None,
         seed: int | None = None,
+        shuffle: Shuffle = "pcg64",
         validation: float = 0.0,
         max_per_class: int | None = None,
     ) -> TaskStream:
@@ -84,9 +88,12 @@ class TaskStream(Sequence[Task]):
 
         Args:
             split: the data set.
-            increment: classes per task, the last one taking what is left; or one number per task, together all classes.
-            order: all class names in the order of arrival; default the order of the data set.
-            seed: shuffles the classes instead; not with `order`.
+            increment: classes per task, the last one taking what is left; or one number per task, together all classes;
+                or "source": one task per group of classes, a group being what stands before the "/" of their names
+                (the alphabets of omniglot, the data sets of five-datasets).
+            order: all class names (with "source", all groups) in the order of arrival; default that of the data set.
+            seed: shuffles the classes (the groups) instead; not with `order`.
+            shuffle: the generator that `seed` is of.
             validation: share of every class's training images that is set apart. Which ones depends on the class alone,
                 so they are the same under every order.
             max_per_class: training images per class (validation included); test images stay as they are.
@@ -100,20 +107,29 @@ class TaskStream(Sequence[Task]):
         >>> [len(task.classes) for task in stream]
         [4, 4, 2]
         """
-        names = _ordered(split.train.classes, order, seed)
-        sizes = _sizes(increment, len(names))
-        tasks, start = [], 0
-        for index, size in enumerate(sizes):
-            classes = names[start : start + size]
-            tasks.append(_task(index, f"task {index + 1}", classes, split, validation, max_per_class))
-            start += size
-        return cls(tasks, names, "class-incremental")
+        steps: dict[str, tuple[str, ...]] = {}
+        if increment == "source":
+            groups = _groups(split.train.classes)
+            steps = {name: groups[name] for name in ordered(tuple(groups), order, seed, shuffle, "group")}
+        else:
+            names, start = ordered(split.train.classes, order, seed, shuffle), 0
+            for size in _sizes(increment, len(names)):
+                steps[f"task {len(steps) + 1}"] = names[start : start + size]
+                start += size
+        tasks = [
+            _task(index, name, classes, split, validation, max_per_class)
+            for index, (name, classes) in enumerate(steps.items())
+        ]
+        return cls(tasks, [name for classes in steps.values() for name in classes], "class-incremental")
 
     @classmethod
     def domain_incremental(
         cls, domains: Mapping[str, Split], *, validation: float = 0.0, max_per_class: int | None = None
     ) -> TaskStream:
         """One task per domain, all with the same classes, in the order of the mapping.
+
+        Where all domains hold one and the same test set (CORe50's sessions), it stands with the first task alone: the
+        accuracy after every task is the one on it, and it is not measured several times over.
 
         Args:
             domains: data sets by name; each names the same classes (in any order).
@@ -127,6 +143,7 @@ class TaskStream(Sequence[Task]):
             raise DualLoRAError("no domains given; expected a mapping from domain names to data sets")
         first = next(iter(domains))
         classes = domains[first].train.classes
+        shared = len(domains) > 1 and all(split.test is domains[first].test for split in domains.values())
         tasks = []
         for index, (name, split) in enumerate(domains.items()):
             difference = set(classes) ^ set(split.train.classes)
@@ -135,27 +152,65 @@ class TaskStream(Sequence[Task]):
                     f"domain {name!r} and domain {first!r} differ in the classes {sorted(difference)}; give every "
                     "domain the same classes"
                 )
+            if shared and index:
+                split = Split(split.train, split.test.subset([]))
             tasks.append(_task(index, name, classes, split, validation, max_per_class, may_lack=True))
         return cls(tasks, classes, "domain-incremental")
 
 
-def _ordered(classes: tuple[str, ...], order: Sequence[str] | None, seed: int | None) -> tuple[str, ...]:
+def ordered(
+    names: Sequence[str],
+    order: Sequence[str] | None,
+    seed: int | None,
+    shuffle: Shuffle = "pcg64",
+    kind: str = "class",
+) -> tuple[str, ...]:
+    """`names` as `order` has them, or shuffled by `seed`, or as they are.
+
+    Args:
+        names: of classes, groups or domains.
+        order: all of them once.
+        seed: not with `order`.
+        shuffle: the generator that `seed` is of.
+        kind: what is ordered, for messages.
+
+    Raises:
+        DualLoRAError: order and seed both, an order that is no permutation of the names, a negative seed.
+
+    >>> ordered(["a", "b", "c"], None, 1993, "mt19937")
+    ('a', 'c', 'b')
+    """
     if order is not None and seed is not None:
-        raise DualLoRAError("a class order and a seed are given, but the seed shuffles the classes; give one of them")
+        raise DualLoRAError(f"a {kind} order and a seed are given, but the seed shuffles the order; give one of them")
     if seed is not None:
         if seed < 0:
             raise DualLoRAError(f"the seed is {seed}, expected 0 or more")
-        return tuple(classes[i] for i in np.random.default_rng(seed).permutation(len(classes)))
+        generator = np.random.RandomState(seed) if shuffle == "mt19937" else np.random.default_rng(seed)
+        return tuple(names[i] for i in generator.permutation(len(names)))
     if order is None:
-        return classes
+        return tuple(names)
     for name in order:
-        if name not in classes:
-            raise unknown("class in the class order", name, classes)
-    missing = [name for name in classes if name not in order]
-    if missing or len(order) != len(classes):
-        what = f"lacks {missing}" if missing else "names a class twice"
-        raise DualLoRAError(f"the class order {what}; expected each of the {len(classes)} classes once")
+        if name not in names:
+            raise unknown(f"{kind} in the {kind} order", name, names)
+    missing = [name for name in names if name not in order]
+    if missing or len(order) != len(names):
+        what = f"lacks {missing}" if missing else f"names a {kind} twice"
+        raise DualLoRAError(f"the {kind} order {what}; expected each of the {len(names)} once")
     return tuple(order)
+
+
+def _groups(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The classes by what stands before the first "/" of their names, in the order of appearance."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        group, slash, _ = name.partition("/")
+        if not slash:
+            raise DualLoRAError(
+                f"increment 'source' needs classes in groups, named 'group/class' (omniglot, five-datasets), but one "
+                f"is called {name!r}; give a number of classes per task"
+            )
+        groups.setdefault(group, []).append(name)
+    return {group: tuple(names) for group, names in groups.items()}
 
 
 def _sizes(increment: int | Sequence[int], count: int) -> list[int]:

@@ -12,7 +12,6 @@ from duallora.backbone import Backbone, load_backbone
 from duallora.backbone.levels import fitting
 from duallora.errors import DualLoRAError
 
-
 Make = Callable[..., Backbone]
 
 

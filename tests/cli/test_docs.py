@@ -48,8 +48,14 @@ def test_documents_have_the_keys_that_are_documented(typed: Type, zoo: Path, pic
     small = (*TINY, "--set=backbone.name=test_vit", "--set=stream.max_per_class=4", "--set=method.name=slda")
     assert typed("run", "digits", "--out", tmp_path / "run", *small).code == 0
     (tmp_path / "empty.png").write_bytes(b"")
+    grid = tmp_path / "tiny.yaml"
+    grid.write_text(
+        "{title: Tiny, orders: [1], rows: {slda: {method: {name: slda}}}, base: {backbone: {name: test_vit, "
+        "pretrained: false, image_size: 32}, stream: {max_per_class: 2, max_test_per_class: 2}}}"
+    )
     real = {
         "demo": {"report": "", "runs": [summary(RunResults.load(tmp_path / "run"))]},
+        "bench": typed("bench", grid, "--out", tmp_path, "--json").document,
         "learn": typed("learn", zoo, animals, "--json").document,
         "predict": typed("predict", zoo, animals, tmp_path / "empty.png", "--json").document,
         "evaluate": typed("evaluate", zoo, animals, "--json").document,
@@ -68,5 +74,7 @@ def test_documents_have_the_keys_that_are_documented(typed: Type, zoo: Path, pic
     assert list(documented("demo")["runs"][0]) == list(real["demo"]["runs"][0])
     assert list(documented("predict")["predictions"][0]) == list(real["predict"]["predictions"][0])
     assert list(documented("predict")["skipped"][0]) == list(real["predict"]["skipped"][0])
+    assert list(documented("bench")["cells"][0]) == list(real["bench"]["cells"][0])
+    assert list(documented("bench")["lines"][0]) == list(real["bench"]["lines"][0])
     assert set(documented("inspect")["backbone"]) <= set(real["inspect"]["backbone"])
     assert documented("inspect")["tasks"][0].keys() == real["inspect"]["tasks"][0].keys()

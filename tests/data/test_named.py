@@ -122,6 +122,11 @@ def test_every_name_is_one_of_torchvisions() -> None:
     } <= set(list_named())
 
 
+def test_the_document_names_every_data_set() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [name for name in list_named() if f"`{name}`" not in text] == []
+
+
 def failing(error: Exception) -> Callable[..., Any]:
     def build(root: str, download: bool, **options: Any) -> Any:
         if download:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from duallora.evaluation.results import RunResults
 
@@ -18,3 +19,14 @@ def make_run() -> Callable[..., RunResults]:
     from made_up_runs import make_run
 
     return make_run
+
+
+@pytest.fixture
+def write_image() -> Callable[[Path], None]:
+    """Writes a small image."""
+
+    def write(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (200, 30, 60)).save(path)
+
+    return write

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from duallora.backbone import Backbone
-from duallora.config import RunConfig
+from duallora.config import RunConfig, StreamConfig
+from duallora.data import ImageSet, Split
 from duallora.errors import DualLoRAError
 from duallora.evaluation import runner
 from duallora.evaluation.results import RunResults
@@ -124,3 +125,25 @@ def test_validation_leaves_the_test_images_alone(tmp_path: Path) -> None:
     with pytest.raises(DualLoRAError, match=r"stream.validation=0.1"):
         stream = config().stream.model_copy(update={"evaluate_on": "validation"})
         runner.run(config("ncm").model_copy(update={"stream": stream}), tmp_path / "other", progress=False)
+
+
+def test_one_test_set_for_all_domains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Callable[..., ImageSet]
+) -> None:
+    test = images(2, 5, seed=9)
+    domains = {name: Split(images(2, 6, seed=s), test) for s, name in enumerate("abc")}
+    monkeypatch.setattr(runner, "open_domains", lambda source, root: domains)
+    stream = {"source": "core50", "scenario": "domain-incremental", "order_seed": 0}
+    found = runner.run(config("slda").model_copy(update={"stream": StreamConfig(**stream)}), tmp_path, progress=False)
+    assert sorted(task.name for task in found.tasks) == ["a", "b", "c"]
+    assert [task.test_images for task in found.tasks] == [10, 0, 0]
+    assert [row[1:] for row in found.accuracy_matrix] == [[None, None]] * 3
+    assert found.accuracy_curve == [row[0] for row in found.accuracy_matrix] and found.a_last is not None
+
+
+def test_streams_that_sources_group(tmp_path: Path, write_image: Callable[[Path], None]) -> None:
+    for name in ("Greek/character01", "Greek/character02", "Latin/character01"):
+        for i in range(3):
+            write_image(tmp_path / "omniglot" / name / f"{i}.png")
+    stream = runner.build_stream(StreamConfig(source="omniglot", increment="source", root=str(tmp_path), order_seed=1))
+    assert sorted((t.name, len(t.classes)) for t in stream) == [("Greek", 2), ("Latin", 1)]

@@ -61,6 +61,14 @@ def test_every_figure_of_a_step() -> None:
     assert scores["turned"].accuracy[0] == 0.0
 
 
+def test_a_task_without_test_images_has_no_accuracy() -> None:
+    scores = score_step(told(), [[FIRST], []], ["plain"])["plain"]
+    assert scores.accuracy == [pytest.approx(1 / 3), None] and scores.task_il[1] is None
+    assert scores.task_id == pytest.approx(2 / 3)
+    none = score_step(told(), [[]], ["plain"])["plain"]
+    assert none.accuracy == [None] and none.calibration is None
+
+
 def test_figures_on_images_of_any_classes() -> None:
     x, y = torch.cat([FIRST[0], SECOND[0]]), torch.cat([FIRST[1], SECOND[1]])
     scores = score_images(told(), [(x[:2], y[:2]), (x[2:], y[2:])])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from duallora.cli.bench import bench
 from duallora.cli.demo import demo
 from duallora.cli.evaluate import evaluate
 from duallora.cli.inspect import inspect
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, run, learn, predict, evaluate, inspect, methods, report):
+for command in (demo, run, bench, learn, predict, evaluate, inspect, methods, report):
     app.command(command.__name__)(command)
 
 

@@ -20,6 +20,7 @@ OK, FAULT, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 GO_ON = {
     "demo": "the results saved so far are intact; type the same command again to go on after the last finished task",
     "run": "the results saved so far are intact; type the same command again to go on after the last finished task",
+    "bench": "the results saved so far are intact; type the same command again to go on where it was",
     "learn": "the model folder is as it was before this command; type the same command again to learn the task",
 }
 NOTHING = "nothing was changed; type the same command again"

@@ -76,17 +76,7 @@ def _new(model: Path, method: str | None, backbone: str | None, settings: Sequen
             f"method '{config.method.name}' needs the images of all tasks at once and serves comparisons only; "
             "take --method duallora, or compare methods with duallora run"
         )
-    return Learner.create(
-        config.backbone.name,
-        config.method.name,
-        config=config.method.options,
-        training=config.training,
-        seed=config.seed,
-        device=config.device,
-        weights=config.backbone.weights,
-        pretrained=config.backbone.pretrained,
-        image_size=config.backbone.image_size,
-    )
+    return Learner.of(config)
 
 
 def _existing(model: Path, method: str | None, backbone: str | None, settings: Sequence[str]) -> Learner:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 def methods(as_json: AsJson = False, debug: Debug = False) -> Answer:
     """List the methods and their options.
 
+    NAME+align is a method whose heads are aligned after each task; it also has the option "align", as slca has.
+
     Example: duallora methods --json
     """
+    from duallora.methods.align import alignable
     from duallora.methods.registry import get_method, list_methods
 
     found = []
@@ -29,6 +32,7 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> Answer:
             {
                 "name": name,
                 "summary": lines[0] if lines else "",
+                "align": alignable(method),
                 "options": {
                     option: {"default": defaults[option], "description": schema.get("description", "")}
                     for option, schema in options.items()
@@ -45,3 +49,7 @@ def _show(console: Console, found: list[dict[str, Any]]) -> None:
     for method in found:
         table.add_row(method["name"], method["summary"], ", ".join(method["options"]))
     console.print(table)
+    console.print(
+        "NAME+align, for example lora+align, is a method whose heads are aligned after each task; these serve: "
+        + ", ".join(method["name"] for method in found if method["align"])
+    )

@@ -5,7 +5,7 @@ from duallora.data.batches import Batches
 from duallora.data.folder import read_domains, read_folder, scan_classes
 from duallora.data.images import MAX_PIXELS, UnreadableImage, decode
 from duallora.data.imageset import ImageSet, Skipped, Split
-from duallora.data.named import list_named, load_named, open_source
+from duallora.data.named import list_named, load_named, open_domains, open_source
 from duallora.data.transforms import (
     Augment,
     Preprocessing,
@@ -29,6 +29,7 @@ __all__ = [
     "list_named",
     "load_named",
     "normalise",
+    "open_domains",
     "open_source",
     "read_domains",
     "read_folder",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from duallora.data.imageset import ImageSet, Split, composed
+from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError
 
 
@@ -39,11 +40,15 @@ def from_arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) 
     return ImageSet(names, indices, pixels)
 
 
-def read_npz(path: str | Path) -> Split:
+def read_npz(path: str | Path, *, held_out: float | None = None) -> Split:
     """Read a training and a test set from one .npz file.
 
     It holds `train_x`, `test_x` (images as `from_arrays` takes them), `train_y`, `test_y` (labels) and, if wanted,
     `classes` (names that the labels index).
+
+    Args:
+        path: the file.
+        held_out: share of every class for testing, where the file has no test images; without it they must be there.
 
     Raises:
         DualLoRAError: the file is missing, damaged, holds Python objects, or lacks a key.
@@ -58,12 +63,17 @@ def read_npz(path: str | Path) -> Split:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DualLoRAError(f"'{path}' cannot be read as .npz ({error}); write it with numpy.savez") from error
-    missing = [key for key in ("train_x", "train_y", "test_x", "test_y") if key not in arrays]
+    alone = held_out is not None and not {"test_x", "test_y"} & set(arrays)
+    needed = ("train_x", "train_y") if alone else ("train_x", "train_y", "test_x", "test_y")
+    missing = [key for key in needed if key not in arrays]
     if missing:
         raise DualLoRAError(f"'{path}' lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
     classes = arrays.get("classes")
     names = None if classes is None else [str(name) for name in classes.tolist()]
     train = from_arrays(arrays["train_x"], arrays["train_y"], names)
+    if alone:
+        kept, held = hold_out(train.labels, train.classes, held_out or 0.0)
+        return Split(train.subset(kept), train.subset(held))
     test = from_arrays(arrays["test_x"], arrays["test_y"], names)
     return Split(train, test.with_classes(train.classes))
 

@@ -1,9 +1,8 @@
-"""Data sets by name: scikit-learn's digits, which need no download, and torchvision's."""
+"""Data sets by name: scikit-learn's digits, which need no download, torchvision's, and those of the literature."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import torch
 
 from duallora.compat import import_torchvision
 from duallora.data.arrays import from_arrays, read_npz
-from duallora.data.folder import read_folder
+from duallora.data.folder import read_domains, read_folder
 from duallora.data.imageset import ImageSet, Split
+from duallora.data.published import classes, domains, groups
+from duallora.data.published.places import data_root, find
 from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError, unknown
 
@@ -60,6 +61,23 @@ _SOURCES: dict[str, _Torchvision] = {
     ),
 }
 
+_OMNIGLOT = _Torchvision("Omniglot", train=({"background": True},), test={"background": False})  # to fetch it by
+
+_CLASSES: dict[str, Callable[[str | Path | None, bool], Split]] = {
+    "imagenet-r": classes.read_imagenet_r,
+    "imagenet-a": classes.read_imagenet_a,
+    "cub": classes.read_cub,
+    "cars": classes.read_cars,
+    "tiny-imagenet": classes.read_tiny_imagenet,
+    "notmnist": classes.read_notmnist,
+    "omniglot": groups.read_omniglot,
+}
+_DOMAINS: dict[str, Callable[[str | Path | None, bool], dict[str, Split]]] = {
+    "pacs": domains.read_pacs,
+    "domainnet": domains.read_domainnet,
+    "core50": domains.read_core50,
+}
+
 
 def list_named() -> list[str]:
     """The names that `load_named` knows.
@@ -67,11 +85,14 @@ def list_named() -> list[str]:
     >>> "digits" in list_named()
     True
     """
-    return sorted(["digits", *_SOURCES])
+    return sorted(["digits", "five-datasets", *_SOURCES, *_CLASSES, *_DOMAINS])
 
 
 def load_named(name: str, root: str | Path | None = None, download: bool = True) -> Split:
     """Load a data set by name, downloading it first if need be (torchvision shows progress and verifies checksums).
+
+    Of those in domains (`open_domains` gives them apart) all domains are put together. Where each is to be had, and in
+    which layout it is read: docs/data.md.
 
     Args:
         name: one of `list_named()`; case, and `_` or `-`, do not matter.
@@ -85,10 +106,18 @@ def load_named(name: str, root: str | Path | None = None, download: bool = True)
     key = _key(name)
     if key == "digits":
         return _digits()
+    if key == "five-datasets":
+        return groups.read_five_datasets(lambda part: load_named(part, root, download))
+    base = data_root(root)
+    if key == "omniglot" and download and find(groups.OMNIGLOT, base) is None:
+        _fetched(key, _OMNIGLOT, base, download)
+    if key in _CLASSES:
+        return _CLASSES[key](root, download)
+    if key in _DOMAINS:
+        return domains.joined(_DOMAINS[key](root, download))
     if key not in _SOURCES:
         raise unknown("data set", name, list_named())
     source = _SOURCES[key]
-    base = Path(root or os.environ.get("DUALLORA_DATA") or Path.home() / ".cache" / "duallora" / "data").expanduser()
     folder = _fetched(key, source, base, download)
     parts = [_part(source, folder, options) for options in source.train]
     train = parts[0] if len(parts) == 1 else _joined(parts)
@@ -136,9 +165,40 @@ def open_source(
     raise unknown("data source", text, [*list_named(), "folder:PATH", "npz:PATH"])
 
 
+def open_domains(
+    source: str | Path,
+    *,
+    root: str | Path | None = None,
+    download: bool = True,
+    held_out: float = 0.2,
+    seed: int = 0,
+) -> dict[str, Split]:
+    """Open a source of domains that share their classes: pacs, domainnet, core50, `folder:PATH`, or just the path.
+
+    Args:
+        source: the source.
+        root: see `load_named`.
+        download: see `load_named`.
+        held_out: see `read_domains`.
+        seed: see `read_domains`.
+
+    Raises:
+        DualLoRAError: a data set without domains; or as the function that reads it.
+    """
+    text = str(source)
+    key = _key(text)
+    if key in _DOMAINS:
+        return _DOMAINS[key](root, download)
+    if key in list_named():
+        raise DualLoRAError(
+            f"data set '{key}' has no domains; take one of {', '.join(_DOMAINS)}, or a folder of domains"
+        )
+    return read_domains(text.removeprefix("folder:"), held_out=held_out, seed=seed)
+
+
 def _key(name: str) -> str:
     plain = name.lower().replace("_", "").replace("-", "")
-    return next((known for known in _SOURCES if known.replace("-", "") == plain), plain)
+    return next((known for known in list_named() if known.replace("-", "") == plain), plain)
 
 
 def _known() -> str:

@@ -49,6 +49,7 @@ class BackboneRecord(Record):
     sha256: str = Field(description="of its weights: names, shapes, types and bytes, whatever the file format")
     dim: int = Field(description="width of a token", gt=0)
     depth: int = Field(description="number of blocks", gt=0)
+    levels: int = Field(0, description="of how many of the last blocks the features were read", ge=0)
 
 
 class MachineRecord(Record):

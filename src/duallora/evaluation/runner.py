@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from duallora.config import RunConfig, StreamConfig
-from duallora.data import open_source, read_domains
+from duallora.data import open_domains, open_source
 from duallora.data.imageset import ImageSet
 from duallora.data.sampling import at_most
 from duallora.errors import DualLoRAError
@@ -23,7 +23,7 @@ from duallora.evaluation.scoring import StepScores, score_step
 from duallora.evaluation.steps import StepRecord, load_steps
 from duallora.files import write_json_atomic
 from duallora.learner import Learner
-from duallora.stream import Task, TaskStream
+from duallora.stream import Task, TaskStream, ordered
 
 
 def build_stream(config: StreamConfig) -> TaskStream:
@@ -33,10 +33,8 @@ def build_stream(config: StreamConfig) -> TaskStream:
         DualLoRAError: the source cannot be read, or the classes do not fit the increments.
     """
     if config.scenario == "domain-incremental":
-        domains = read_domains(config.source.removeprefix("folder:"))
-        names = config.order or list(domains)
-        if sorted(names) != sorted(domains):
-            raise DualLoRAError(f"stream.order names the domains {names}, but the source has {list(domains)}")
+        domains = open_domains(config.source, root=config.root)
+        names = ordered(tuple(domains), config.order, config.order_seed, config.order_shuffle, "domain")
         return TaskStream.domain_incremental(
             {name: domains[name] for name in names}, validation=config.validation, max_per_class=config.max_per_class
         )
@@ -45,6 +43,7 @@ def build_stream(config: StreamConfig) -> TaskStream:
         config.increment,
         order=config.order,
         seed=config.order_seed,
+        shuffle=config.order_shuffle,
         validation=config.validation,
         max_per_class=config.max_per_class,
     )
@@ -151,17 +150,7 @@ def _started(config: RunConfig, out: Path, redo: bool) -> tuple[Learner, list[St
         if done <= len(steps):
             learner = Learner.load(folder, device=config.device, weights=config.backbone.weights)
             return learner, steps[:done]
-    learner = Learner.create(
-        config.backbone.name,
-        config.method.name,
-        config=config.method.options,
-        training=config.training,
-        seed=config.seed,
-        device=config.device,
-        weights=config.backbone.weights,
-        pretrained=config.backbone.pretrained,
-        image_size=config.backbone.image_size,
-    )
+    learner = Learner.of(config)
     return learner, []
 
 
@@ -211,7 +200,7 @@ def _results(
     """Everything in the file's form, for one read-out."""
     width = len(stream)
 
-    def pad(row: list[float]) -> list[float | None]:
+    def pad(row: list[float | None]) -> list[float | None]:
         return [*row, *[None] * (width - len(row))]
 
     scores = [s.scores.get(readout) for s in steps]
@@ -238,6 +227,7 @@ def _results(
             sha256=learner.backbone.sha256,
             dim=learner.backbone.dim,
             depth=learner.backbone.depth,
+            levels=learner.backbone.levels,
         ),
         config=options,
         machine=MachineRecord.describe(device, torch.get_num_threads()),

@@ -17,16 +17,16 @@ class StepScores:
     """Figures of one read-out after one task.
 
     Attributes:
-        accuracy: per task, share of its test images answered rightly among all classes so far.
+        accuracy: per task, share of its test images answered rightly among all classes so far; None without any.
         task_il: the same with the true task given.
         task_id: share of all test images whose task is predicted rightly; None with one task.
-        calibration: expected calibration error of the class probabilities.
+        calibration: expected calibration error of the class probabilities; None without any image.
     """
 
-    accuracy: list[float]
-    task_il: list[float]
+    accuracy: list[float | None]
+    task_il: list[float | None]
     task_id: float | None
-    calibration: float
+    calibration: float | None
 
 
 def predicted_tasks(method: Method, rows: Tensor, tasks: Tensor | None) -> Tensor:
@@ -50,17 +50,19 @@ def score_step(
         parts: dict[str, list[Tensor]] = {r: [] for r in readouts}
         for images, labels in batches:
             encoding = method.encode_for(images, readouts)
+            told = method.encode_given(images, task)  # one pass more, where the task chooses the network
             for readout in readouts:
                 output = method.decode(encoding, readout)
                 scores = method.rows.class_scores(output.rows.float())
                 confidence, answer = torch.softmax(scores, 1).max(1)
-                known = output.rows.masked_fill(~method.rows.of_task(task).to(output.rows.device), -torch.inf)
+                informed = output if told is None else method.decode(told, readout)
+                known = informed.rows.masked_fill(~method.rows.of_task(task).to(output.rows.device), -torch.inf)
                 given = torch.tensor(method.rows.classes, device=labels.device)[known.argmax(1)]
                 guess = predicted_tasks(method, output.rows, output.tasks)
                 facts = [answer == labels, given == labels, guess == task, confidence]
                 parts[readout].append(torch.stack([f.float() for f in facts]).cpu())
         for readout in readouts:
-            gathered[readout].append(list(torch.cat(parts[readout], 1)))
+            gathered[readout].append(list(torch.cat([torch.zeros(4, 0), *parts[readout]], 1)))
     return {readout: _summary(tasks) for readout, tasks in gathered.items()}
 
 
@@ -68,11 +70,15 @@ def _summary(tasks: list[list[Tensor]]) -> StepScores:
     """From (right, right with task given, task right, confidence) of each task's images."""
     right, confidence = (torch.cat([t[i] for t in tasks]) for i in (0, 3))
     return StepScores(
-        accuracy=[float(t[0].mean()) for t in tasks],
-        task_il=[float(t[1].mean()) for t in tasks],
-        task_id=float(torch.cat([t[2] for t in tasks]).mean()) if len(tasks) > 1 else None,
-        calibration=float(expected_calibration_error(confidence, right)),
+        accuracy=[_share(t[0]) for t in tasks],
+        task_il=[_share(t[1]) for t in tasks],
+        task_id=_share(torch.cat([t[2] for t in tasks])) if len(tasks) > 1 else None,
+        calibration=expected_calibration_error(confidence, right) if len(right) else None,
     )
+
+
+def _share(facts: Tensor) -> float | None:
+    return float(facts.mean()) if len(facts) else None
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,12 @@ class ClassSpread(ClassGaussians):
     [[3.0, 0.0], [0.0, 1.0]]
     """
 
-    def __init__(
-        self, dim: int, shrinkage: float | str = "oas", ridge: float = 1e-4, own: int | None = None
-    ) -> None:
+    def __init__(self, dim: int, shrinkage: float | str = "oas", ridge: float = 1e-4, own: int | None = None) -> None:
         """No rows yet."""
         super().__init__(dim, shrinkage)
         self.ridge, self.own = ridge, own or dim
         self.factors = torch.zeros(0, self.own * (self.own + 1) // 2)
-        self._own = torch.zeros(0, self.own, self.own, dtype=torch.float64)  # sums of x x^T of the rows that `seal` is yet to see
+        self._own = torch.zeros(0, self.own, self.own, dtype=torch.float64)  # sums of x x^T of rows not yet sealed
 
     def grow(self, rows: int) -> None:
         """Add empty rows."""

@@ -1,0 +1,148 @@
+"""What is there of a cell: nothing, a part, all of it, or something that is not what the suite says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from duallora.bench.cells import Cell
+from duallora.config import RunConfig
+from duallora.errors import DualLoRAError
+from duallora.evaluation.results import RunResults
+from duallora.evaluation.steps import StepRecord, load_steps
+
+Kind = Literal["done", "half", "missing", "altered", "foreign"]
+
+# Where something lay and ran, not what was run: finished results of another place are results all the same.
+PLACES = ("device", "stream.root", "backbone.weights", "training.workers")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is there of a cell.
+
+    Attributes:
+        kind: "altered" can be done over, "foreign" is not ours to touch.
+        why: what is wrong with it, or "".
+        results: where it is done.
+        steps: where it is half done: the records of the tasks that need not be done again.
+    """
+
+    kind: Kind
+    why: str = ""
+    results: RunResults | None = None
+    steps: tuple[StepRecord, ...] = ()
+
+
+def state_of(cell: Cell) -> State:
+    """Look into a cell's folder."""
+    folder = cell.folder
+    if (folder / "results.json").exists():
+        return _finished(cell)
+    if (folder / "config.json").exists():
+        return _begun(cell)
+    if folder.exists() and not folder.is_dir():
+        return State("foreign", f"'{folder}' is a file")
+    if others := foreign(folder):
+        return State("foreign", f"'{folder}' holds other things ('{others[0]}')")
+    return State("missing")
+
+
+def check_states(states: Mapping[Cell, State], redo: Sequence[Cell] = ()) -> None:
+    """Raise DualLoRAError, naming the cells and what to type, if some can neither be kept nor gone on with."""
+    for cell, state in states.items():
+        if state.kind == "foreign":
+            raise DualLoRAError(f"{cell.name}: {state.why}; move it away, or give another --out")
+    altered = [(cell, state) for cell, state in states.items() if state.kind == "altered" and cell not in redo]
+    if not altered:
+        return
+    told = "; ".join(f"{cell.name}: {state.why}" for cell, state in altered[:3])
+    more = f"; and {len(altered) - 3} more (--dry-run shows all)" if len(altered) > 3 else ""
+    cure = " ".join(f"--redo '{cell.name}'" for cell, _ in altered[:3])
+    raise DualLoRAError(f"{told}{more}. Start over with {cure}, or give another --out")
+
+
+def foreign(folder: Path) -> list[str]:
+    """Names in a folder without a configuration that no run leaves; a file broken off while it was written is ours."""
+    if not folder.is_dir():
+        return []
+    ours = ("steps", "checkpoints", "readouts", "results.json", "report.html")
+    return sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.endswith(".tmp"))
+
+
+def _finished(cell: Cell) -> State:
+    path = cell.folder / "results.json"
+    try:
+        results = RunResults.load(path)
+        for other in sorted(cell.folder.glob("readouts/*/results.json")):
+            RunResults.load(other)
+    except DualLoRAError as error:
+        return State("altered", str(error).split(";")[0])
+    change = difference(results.config, cell.config, finished=True)
+    return State("altered", f"'{path}' is of other settings: {change}") if change else State("done", results=results)
+
+
+def _begun(cell: Cell) -> State:
+    path = cell.folder / "config.json"
+    try:
+        held = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return State("altered", f"'{path}' cannot be read")
+    change = difference(held, cell.config, finished=False)
+    if change:
+        return State("altered", f"'{cell.folder}' holds half a run of other settings: {change}")
+    steps = load_steps(cell.folder / "steps")
+    return State("half", steps=tuple(steps[: tasks_done(cell.folder, len(steps))]))
+
+
+def tasks_done(folder: Path, recorded: int | None = None) -> int:
+    """After which task a run that was broken off goes on: the last whose model was saved, and whose record is there."""
+    steps = len(load_steps(folder / "steps")) if recorded is None else recorded
+    saved = [int(path.name[5:]) for path in (folder / "checkpoints").glob("task-[0-9][0-9][0-9]")]
+    return max((number for number in saved if number <= steps), default=0)
+
+
+def difference(held: Any, config: RunConfig, *, finished: bool) -> str | None:
+    """Where a stored configuration departs from the suite's: the first key with both values; None if nowhere.
+
+    Args:
+        held: as in config.json or results.json.
+        config: as the suite says.
+        finished: whether only what was measured counts, and options are compared with their defaults written out.
+    """
+    try:
+        found, wanted = (_settled(data, finished) for data in (held, config.model_dump(mode="json")))
+    except (DualLoRAError, ValidationError, TypeError, KeyError, AttributeError):
+        return "this version of duallora cannot read its configuration"
+    for key in (*wanted, *found):
+        if finished and key in PLACES:
+            continue
+        if found.get(key) != wanted.get(key):
+            return f"{key} is {_shown(found.get(key))}, the suite says {_shown(wanted.get(key))}"
+    return None
+
+
+def _settled(data: Any, finished: bool) -> dict[str, Any]:
+    """Flat keys of a configuration, with the defaults of the run (and of the method's options) written out."""
+    from duallora.methods.registry import get_method  # imports torch
+
+    method = {key: value for key, value in data["method"].items() if key != "readout"}
+    settled = RunConfig.model_validate(data | {"method": method}).model_dump(mode="json")
+    options = settled["method"]["options"]
+    if finished:
+        options = get_method(settled["method"]["name"]).Config.model_validate(options).model_dump(mode="json")
+    settled["method"]["options"] = {}
+    flat = {f"method.options.{key}": value for key, value in json.loads(json.dumps(options)).items()}
+    for part, value in settled.items():
+        flat |= {f"{part}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {part: value}
+    return flat
+
+
+def _shown(value: Any, most: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,138 @@
+"""The tables in Markdown; no figure in them is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from duallora.bench.aggregate import FIGURES, TITLES, Line, best, collect, costs, tables
+from duallora.bench.index import Index
+from duallora.evaluation.results import RunResults
+from duallora.report.page import seconds, size
+from duallora.report.summary import Figure
+
+BRIEF = ("a_last", "a_avg", "forgetting", "task_il", "task_id")
+KINDS = {"yardstick": " (yardstick: keeps images)", "no adaptation": " (no adaptation)"}
+
+
+def folder_table(folder: Path, *, brief: bool = False) -> str:
+    """The tables of a folder of results, without a heading."""
+    index = Index.load(folder)
+    return markdown(index, collect(folder, index), brief=brief)
+
+
+def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str:
+    """The facts, a table for what keeps class statistics and one for what keeps none, the costs, the sources.
+
+    Args:
+        index: of the suite.
+        lines: from `collect`.
+        brief: fewer columns, and the time and size in the same table.
+    """
+    measured = [line for line in lines if line.runs]
+    if not measured:
+        return "No run has finished yet.\n"
+    sources = {line.label: number for number, line in enumerate([x for x in lines if x.published], 1)}
+    parts = [facts([run for line in measured for run in line.runs]), *_protocol(index)]
+    grouped = tables(lines)
+    for group, held in grouped.items():
+        if len(grouped) > 1 or not brief:
+            parts.append(f"**{TITLES[group]}**")
+        parts.append(_accuracies(held, sources, brief))
+    if not brief:
+        parts += ["**Cost**, mean over runs", _costs(measured)]
+    parts += [f"[{n}] {source_of(line)}" for line in lines if (n := sources.get(line.label))]
+    return "\n\n".join(parts) + "\n"
+
+
+def facts(runs: Sequence[RunResults]) -> str:
+    """What the runs have in common, and on what they ran."""
+    run = runs[0]
+    train, test = sum(task.train_images for task in run.tasks), sum(task.test_images for task in run.tasks)
+    machines = sorted({f"{r.machine.device}, {r.machine.threads} of {r.machine.cores} cores" for r in runs})
+    backbones = sorted({f"`{r.backbone.name}` (sha256 {r.backbone.sha256[:12]})" for r in runs})
+    return (
+        f"{len(run.tasks)} tasks, {train} training and {test} test images in all; backbone {', '.join(backbones)}; "
+        f"{run.machine.cpu}, device {'; '.join(machines)}; {max(r.finished for r in runs):%Y-%m-%d}. "
+        "Percent, mean ± deviation over class orders and seeds."
+    )
+
+
+def percent(figure: Figure | None) -> str:
+    """Mean and deviation in percent.
+
+    >>> percent(Figure(0.5, 0.0123)), percent(Figure(0.5)), percent(None)
+    ('50.0 ± 1.2', '50.0', '-')
+    """
+    if figure is None:
+        return "-"
+    return f"{100 * figure.mean:.1f}" + ("" if figure.deviation is None else f" ± {100 * figure.deviation:.1f}")
+
+
+def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> str:
+    columns = BRIEF if brief else tuple(FIGURES)
+    leaders = {name: best(lines, name) for name in ("a_last", "a_avg")}
+    heads = ["row", "read-out", "runs", *[FIGURES[name] for name in columns], *(["time", "kept"] if brief else [])]
+    rows = []
+    for line in lines:
+        label = _cell(line.label) + KINDS.get(line.kind, "")
+        figures = [percent(line.figure(name)) for name in columns]
+        figures = [f"**{x}**" if leaders.get(n) is line else x for n, x in zip(columns, figures, strict=True)]
+        if line.published is not None:
+            rows.append([f"{label} [{sources[line.label]}]", "", "-", *figures, *(["-", "-"] if brief else [])])
+            continue
+        cost = costs(line)
+        end = [_plain(seconds(cost["seconds"])), _plain(size(cost["bytes_kept"]))] if brief else []
+        rows.append([label, line.readout, str(len(line.runs)), *figures, *end])
+    return _table(heads, rows)
+
+
+def _costs(lines: Sequence[Line]) -> str:
+    """One line per training: its read-outs share what it cost."""
+    first = {line.row: line for line in reversed(lines)}
+    phases = list(dict.fromkeys(phase for line in first.values() for phase in line.group.seconds))
+    heads = ["row", *[f"{phase}, s" for phase in phases], "all, s", "peak memory", "parameters trained", "bytes kept"]
+    heads += ["images kept", "passes per image"]
+    rows = []
+    for line in lines:
+        if first[line.row] is not line:
+            continue
+        cost, spent = costs(line), line.group.seconds
+        rows.append(
+            [
+                _cell(line.row),
+                *[f"{spent[phase].mean:.1f}" if phase in spent else "-" for phase in phases],
+                f"{cost['seconds']:.1f}",
+                _plain(size(cost["peak_memory_bytes"])) if "peak_memory_bytes" in cost else "-",
+                f"{cost['parameters_trained']:,.0f}",
+                f"{cost['bytes_kept']:,.0f}",
+                f"{cost['images_kept']:,.0f}",
+                f"{cost['passes_per_image']:.3g}",
+            ]
+        )
+    return _table(heads, rows)
+
+
+def _protocol(index: Index) -> list[str]:
+    if index.protocol is None:
+        return []
+    return ["Protocol: " + "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in index.protocol.items())]
+
+
+def source_of(line: Line) -> str:
+    """Where a published line comes from."""
+    assert line.published is not None
+    return line.published.source + (f" ({line.published.note})" if line.published.note else "")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *["| " + " | ".join(row) + " |" for row in rows]])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    return text.replace("\u00a0", " ")

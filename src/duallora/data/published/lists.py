@@ -1,0 +1,89 @@
+"""Image sets from lists: a file names the images, or a folder is listed without reading what is in its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from duallora.data.images import EXTENSIONS
+from duallora.data.imageset import ImageSet, Skipped
+from duallora.errors import DualLoRAError
+
+
+def read_rows(path: Path, columns: int, example: str) -> list[list[str]]:
+    """The lines of a list, cut at white space, empty ones left out.
+
+    Args:
+        path: the list.
+        columns: how many each line has at least.
+        example: of a line, for the message.
+
+    Raises:
+        DualLoRAError: the list is missing or no text, or a line is too short.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise DualLoRAError(f"the list '{path}' cannot be read ({reason}); unpack the data set again") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        cells = line.split()
+        if cells and len(cells) < columns:
+            raise DualLoRAError(f"'{path}', line {number}: {line!r}, expected as in {example!r}; unpack it again")
+        if cells:
+            rows.append(cells)
+    return rows
+
+
+def by_number(path: Path, rows: Iterable[Sequence[str]]) -> dict[int, str]:
+    """The second column by the number in the first.
+
+    Raises:
+        DualLoRAError: something in the first column is no number.
+    """
+    try:
+        return {int(row[0]): row[1] for row in rows}
+    except ValueError as error:
+        raise DualLoRAError(f"'{path}': {error}; each line begins with a number; unpack the data set again") from error
+
+
+def listed(classes: Sequence[str], files: Iterable[tuple[Path, str]], where: str) -> ImageSet:
+    """The images of a list; those that are not there are left out and named in `skipped`.
+
+    Args:
+        classes: the names of the classes.
+        files: each image and its class.
+        where: the list they are from, for messages.
+
+    Raises:
+        DualLoRAError: not one of the images is there.
+    """
+    position = {name: index for index, name in enumerate(classes)}
+    folders: dict[Path, set[str]] = {}
+    found, labels, skipped = [], [], []
+    for path, name in files:
+        if path.parent not in folders:  # one look at a folder, not one at each of its images
+            folders[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+        if path.name in folders[path.parent]:
+            found.append(path)
+            labels.append(position[name])
+        else:
+            skipped.append(Skipped(str(path), f"is named by {where}, but not there"))
+    if not found:
+        example = f", for instance '{skipped[0].path}'" if skipped else ""
+        raise DualLoRAError(f"none of the {len(skipped)} images of {where} is there{example}; unpack the images too")
+    return ImageSet(tuple(classes), torch.tensor(labels, dtype=torch.int64), tuple(found), tuple(skipped))
+
+
+def class_folders(root: Path, inside: str = "") -> list[tuple[Path, str]]:
+    """Each image of `root`/<class>/`inside`, with its class; sorted by class, then by name."""
+    found = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        images = folder / inside
+        if images.is_dir():
+            paths = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS)
+            found += [(path, folder.name) for path in paths if not path.name.startswith(".")]
+    return found

@@ -1,0 +1,232 @@
+"""From result files to tables: which line stands where, and what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duallora.bench.aggregate import FIGURES, Line, best, collect, summary, tables
+from duallora.bench.cells import Grid
+from duallora.bench.index import Index
+from duallora.bench.page import page
+from duallora.bench.publish import public_source, publish
+from duallora.bench.table import folder_table, markdown
+from duallora.errors import DualLoRAError
+
+Make = Callable[..., Grid]
+ROWS: dict[str, Any] = {
+    "ncm": {"method": {"name": "ncm"}},
+    "slda": {"method": {"name": "slda"}},
+    "lora": {"method": {"name": "lora"}, "about": "forgets <much>"},
+    "joint": {"method": {"name": "joint"}, "cumulative_steps": "last"},
+}
+PROTOCOL: dict[str, Any] = {
+    key: "unknown" for key in ("weights", "class_order", "split", "epochs", "transforms", "metric")
+} | {
+    "figures": {
+        "Other": {"a_last": 99.5, "a_last_deviation": 0.25, "source": "their table 3", "note": "5 trials"},
+        "Means": {"a_avg": 50.0, "source": "another table", "group": "statistics"},
+    }
+}
+
+
+@pytest.fixture
+def filled(grid_of: Make, finished: Callable[..., Any]) -> Callable[..., tuple[Grid, Index, dict[str, Line]]]:
+    """A grid whose cells are all done, its index, and its lines by label."""
+
+    def fill(options: dict[str, Any] | None = None, **changes: Any) -> tuple[Grid, Index, dict[str, Line]]:
+        grid = grid_of(options, **({"rows": ROWS} | changes))
+        for cell in grid.cells:
+            kind = cell.config.method.name
+            if kind == "lora":
+                finished(cell, ("heads", "gaussian"))
+            elif kind == "joint":
+                finished(cell, ("heads",), images_kept=600, last_only=True)
+            else:
+                finished(cell, ("default" if kind == "ncm" else "gaussian",))
+        index = Index.of(grid)
+        return grid, index, {line.label: line for line in collect(grid.folder, index)}
+
+    return fill
+
+
+def labels(lines: dict[str, Line]) -> dict[str, set[str]]:
+    return {group: {line.label for line in held} for group, held in tables(list(lines.values())).items()}
+
+
+def test_like_stands_with_like(filled: Callable[..., Any]) -> None:
+    _, _, lines = filled()
+    assert labels(lines) == {"none": {"lora", "ncm", "joint"}, "statistics": {"slda", "lora+gaussian", "ncm", "joint"}}
+    assert {label: line.kind for label, line in lines.items() if line.kind != "measured"} == {
+        "ncm": "no adaptation",
+        "joint": "yardstick",
+    }
+    assert lines["lora"].readout == "heads"
+    held = tables(list(lines.values()))["statistics"]
+    figures = [line.figure("a_last").mean for line in held]
+    assert figures == sorted(figures, reverse=True)
+    assert best(held, "a_last").kind == "measured"
+
+
+def test_a_suite_can_say_otherwise(filled: Callable[..., Any]) -> None:
+    rows = ROWS | {
+        "lora": ROWS["lora"] | {"readouts": ["gaussian"], "group": "both"},
+        "slda": ROWS["slda"] | {"group": {"gaussian": "none"}},
+    }
+    _, _, lines = filled(rows=rows)
+    assert "lora" not in lines
+    assert labels(lines)["none"] == {"lora+gaussian", "slda", "ncm", "joint"}
+    with pytest.raises(
+        DualLoRAError, match=r"row 'lora' shows the read-outs \['energy'\], but \['gaussian', 'heads'\]"
+    ):
+        filled(rows=ROWS | {"lora": ROWS["lora"] | {"readouts": ["energy"]}})
+
+
+def test_figures_are_means_and_sample_deviations_over_orders(filled: Callable[..., Any]) -> None:
+    _, _, lines = filled()
+    line = lines["lora"]
+    one, two = (run.a_last for run in line.runs)
+    figure = line.figure("a_last")
+    assert figure.mean == pytest.approx((one + two) / 2)
+    assert figure.deviation == pytest.approx(abs(one - two) / 2**0.5)
+    lost = [run.task_il - run.a_last for run in line.runs]
+    assert line.figure("lost").mean == pytest.approx(sum(lost) / 2)
+    assert line.figure("task_id").mean == line.runs[0].task_id_accuracy[-1]
+    joint = lines["joint"]
+    assert joint.figure("a_last") is not None
+    assert joint.figure("a_avg") is None  # trained once, at the end
+    assert lines["slda"].figure("a_last_tasks") != lines["slda"].figure("a_last")  # tasks differ in test images
+
+
+def test_unfinished_and_foreign_runs_are_not_counted(filled: Callable[..., Any], finished: Callable[..., Any]) -> None:
+    grid, index, _ = filled()
+    cells = [cell for cell in grid.cells if cell.row == "slda"]
+    (line,) = collect(grid.folder, index, {cells[0].folder})
+    assert (line.label, len(line.runs)) == ("slda", 1)
+    stray = cells[0].folder.parent / "results.json"  # of a run that was no cell
+    stray.write_text((cells[0].folder / "results.json").read_text())
+    assert len({line.label: line for line in collect(grid.folder, index)}["slda"].runs) == 2
+
+
+def test_published_figures_stand_beside_with_their_source(filled: Callable[..., Any]) -> None:
+    _, index, lines = filled({"protocol": "p"}, protocols={"p": PROTOCOL})
+    assert labels(lines)["none"] >= {"Other, published"}
+    assert labels(lines)["statistics"] >= {"Means, published"}
+    other = lines["Other, published"]
+    assert (other.figure("a_last").mean, other.figure("a_last").deviation) == (0.995, 0.0025)
+    assert other.figure("task_id") is None
+    text = markdown(index, list(lines.values()))
+    assert "| Other, published [1] |  | - | 99.5 ± 0.2 | - |" in text
+    assert "[1] their table 3 (5 trials)" in text
+    assert "Protocol: weights: unknown; class order: unknown" in text
+    assert "**99.5" not in text  # not ours to be best with
+
+
+def test_markdown_holds_all_columns_and_each_training_costs_once(filled: Callable[..., Any]) -> None:
+    _, index, lines = filled()
+    text = markdown(index, list(lines.values()))
+    for head in FIGURES.values():
+        assert head in text
+    for head in ("begin, s", "train, s", "peak memory", "parameters trained", "bytes kept", "passes per image"):
+        assert head in text
+    cost = text.split("**Cost**")[1]
+    assert [row.split(" | ")[0] for row in cost.splitlines() if row.startswith("| ")] == [
+        "| row",
+        "| ncm",
+        "| slda",
+        "| lora",
+        "| joint",
+    ]
+    brief = markdown(index, list(lines.values()), brief=True)
+    assert "**Cost**" not in brief
+    assert "lost to task identity" not in brief
+    table = lines["slda"]
+    assert f"{100 * table.figure('a_avg').mean:.1f}" in brief
+    assert markdown(index, []) == "No run has finished yet.\n"
+
+
+def test_the_page_is_whole_and_fetches_nothing(filled: Callable[..., Any]) -> None:
+    _, index, lines = filled({"protocol": "p"}, protocols={"p": PROTOCOL})
+    text = page(index, list(lines.values()))
+    assert "forgets &lt;much&gt;" in text
+    assert text.count('<svg class="chart wide"') == 2
+    assert "their table 3" in text
+    for address in ("http://", "https://", "<script", "src="):
+        assert address not in text
+    for label, line in lines.items():
+        assert label in text
+        if line.figure("a_last"):
+            assert f">{100 * line.figure('a_last').mean:.1f}<" in text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_nothing_is_wider_than_the_window(filled: Callable[..., Any], tmp_path: Path, width: int) -> None:
+    _, index, lines = filled({"protocol": "p"}, protocols={"p": PROTOCOL})
+    probe = "<script>document.title = 'over ' + (document.documentElement.scrollWidth - innerWidth)</script>"
+    path = tmp_path / "page.html"
+    path.write_text(page(index, list(lines.values())).replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        ["chromium", *options, f"--window-size={width},900", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    title = re.search(r"<title>over (-?\d+)</title>", done.stdout)
+    assert title is not None
+    assert int(title[1]) <= 0
+
+
+def test_the_summary_is_json_and_has_the_curves(filled: Callable[..., Any]) -> None:
+    _, index, lines = filled()
+    document = json.loads(json.dumps(summary(index, list(lines.values())), allow_nan=False))
+    lora = next(line for line in document["lines"] if line["label"] == "lora")
+    assert len(lora["curve"]) == 3
+    assert lora["curve"][-1]["mean"] == pytest.approx(lora["figures"]["a_last"]["mean"])
+    assert lora["costs"]["peak_memory_bytes"] == 812_000_000
+    assert set(document["tables"]) == {"none", "statistics"}
+
+
+def test_what_is_published_tells_nothing_of_the_machine(
+    grid_of: Make, finished: Callable[..., Any], tmp_path: Path
+) -> None:
+    grid = grid_of(
+        {"source": "npz:/somebody/images.npz", "overrides": ["stream.root=/somebody", "backbone.weights=/somebody/w"]}
+    )
+    for cell in grid.cells:
+        finished(cell, ("heads", "gaussian") if cell.row == "lora" else ("gaussian",))
+    folder = publish(grid, list(grid.cells[:3]), tmp_path / "shown")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.name == "results.json"]) == 4
+    assert not [path for path in files if "somebody" in path.read_text()]
+    assert not [path for path in files if path.suffix not in (".json", ".md")]
+    assert json.loads((folder / "slda/order-0/results.json").read_text())["config"]["stream"]["source"] == "digits"
+    assert folder_table(folder) in (folder / "table.md").read_text()
+    assert "| slda | gaussian | 2 |" in folder_table(folder)
+
+
+def test_a_folder_without_an_index_is_read_by_its_names(grid_of: Make, finished: Callable[..., Any]) -> None:
+    grid = grid_of()
+    for cell in grid.cells:
+        finished(cell)
+    index = Index.load(grid.folder)
+    assert {line.label for line in collect(grid.folder, index)} == {"lora", "slda"}
+    index.save(grid.folder)
+    assert Index.load(grid.folder) == index
+    (grid.folder / "suite.json").write_text("{")
+    with pytest.raises(DualLoRAError, match=r"suite.json' is broken or altered"):
+        Index.load(grid.folder)
+
+
+def test_public_source() -> None:
+    assert public_source("folder:/somebody/pacs") == "folder:pacs"

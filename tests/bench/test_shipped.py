@@ -1,0 +1,106 @@
+"""The suites that come with the package: what they share, and what they claim of publications."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from duallora.bench.cells import make_grid
+from duallora.bench.include import shared, with_included
+from duallora.bench.load import load_suite, shipped_suites
+from duallora.bench.suite import Suite
+from duallora.compat import import_timm
+from duallora.errors import DualLoRAError
+from duallora.methods.registry import list_methods
+
+SUITES = {name: load_suite(name)[1] for name in shipped_suites()}
+LITERATURE = [name for name, suite in SUITES.items() if suite.protocols]
+WANTED = """digits cifar100-5 cifar100-10 cifar100-20 pacs-domains omniglot-alphabets tiny-imagenet-10 five-datasets
+imagenet-r-5 imagenet-r-10 imagenet-r-20 imagenet-a-10 cub-10 cars-10 domainnet-5 core50"""
+
+
+def test_the_promised_suites_are_there() -> None:
+    assert set(WANTED.split()) <= set(SUITES)
+
+
+def test_the_standard_rows_are_all_methods() -> None:
+    rows = with_included({"include": "standard"}, "here")["rows"]
+    names = [row["method"]["name"] for row in rows.values()]
+    assert set(names) == {*list_methods(), "inflora+align"}
+    assert {"duallora", "duallora-literal"} <= set(rows) and names[0] == "ncm"
+
+
+def test_a_row_laid_over_the_shared_ones() -> None:
+    suite = load_suite("imagenet-r-10")[1]
+    assert suite.rows["inflora"].method == {"name": "inflora", "options": {"tasks": 10, "lamb": 0.98}}
+    assert suite.rows["ranpac"].method["options"]["projection"] == 10000
+    with pytest.raises(DualLoRAError, match="'standrad'; did you mean 'standard'"):
+        with_included({"include": "standrad"}, "suite 'mine'")
+    with pytest.raises(DualLoRAError, match=r"protocol 'one': include.*Known: c-lora, inflora"):
+        with_included({"protocols": {"one": {"include": "nothing"}}}, "suite 'mine'")
+    with pytest.raises(DualLoRAError, match="rows is"):
+        with_included({"include": "standard", "rows": ["lora"]}, "suite 'mine'")
+
+
+def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
+    suite = SUITES["imagenet-r-10"]
+    first = {p: make_grid("r", suite, tmp_path, protocol=p).cells[0].config for p in (None, "inflora", "sd-lora")}
+    assert [c.backbone.name.split(".")[1] for c in first.values()] == [
+        "augreg_in21k",
+        "augreg_in21k",
+        "augreg2_in21k_ft_in1k",
+    ]
+    assert [c.stream.order_seed for c in first.values()] == [1, None, 1993]
+    assert [c.stream.order_shuffle for c in first.values()] == ["pcg64", "pcg64", "mt19937"]
+    assert [c.training.epochs for c in first.values()] == [20, 50, 20]
+    rows = {c.row: c.config for c in make_grid("r", suite, tmp_path, protocol="sd-lora").cells}
+    assert rows["sdlora"].training.optimizer == "sgd" and rows["sdlora"].method.options["restart"] is True
+
+
+@pytest.mark.parametrize("name", LITERATURE)
+def test_protocols_state_where_figures_are_from(name: str) -> None:
+    for protocol in SUITES[name].protocols.values():
+        for figure in protocol.figures.values():
+            assert figure.a_last and figure.a_avg and figure.a_avg > figure.a_last > 0
+            assert re.search(r"CVPR|ICLR|arXiv|logs/|commit", figure.source)
+
+
+def test_some_published_figures() -> None:
+    """Typed a second time, from the tables."""
+    assert figures("imagenet-r-20", "sd-lora", "sdlora") == (75.26, 0.37, 80.22, 0.72)
+    assert figures("imagenet-r-5", "inflora", "inflora") == (77.52, 0.37, 82.01, 0.12)
+    assert figures("imagenet-a-10", "sd-lora", "inflora") == (49.20, 1.12, 60.92, 0.61)
+    assert figures("domainnet-5", "sd-lora", "codaprompt") == (70.58, None, 76.68, None)
+    assert figures("cub-10", "c-lora", "clora") == (90.16, 0.15, 93.87, 0.53)
+    assert figures("cars-10", "c-lora", "clora") == (72.07, 1.12, 80.42, 0.81)
+
+
+def figures(suite: str, protocol: str, method: str) -> tuple[float | None, ...]:
+    figure = SUITES[suite].protocols[protocol].figures[method]
+    return figure.a_last, figure.a_last_deviation, figure.a_avg, figure.a_avg_deviation
+
+
+def test_weights_are_named_by_tags_that_timm_knows() -> None:
+    import_timm()
+    import timm
+
+    known = set(timm.list_pretrained())
+    assert names(SUITES) - {"bundled"} <= known and names(SUITES) >= {"vit_base_patch16_224.augreg_in21k"}
+
+
+def names(suites: dict[str, Suite]) -> set[str]:
+    settings = [s.base for s in suites.values()] + [p.set for s in suites.values() for p in s.protocols.values()]
+    return {s.backbone.get("name", "bundled") for s in settings}
+
+
+def test_tiny_imagenet_is_not_for_the_bundled_backbone() -> None:
+    suite = SUITES["tiny-imagenet-10"]
+    assert suite.base.backbone["name"] != "bundled" and "bundled backbone" in suite.about
+
+
+def test_every_shared_file_is_used() -> None:
+    texts = "".join(path.read_text() for path in (Path(__file__).parents[2] / "src/duallora/bench/suites").iterdir())
+    for kind in ("rows", "protocols"):
+        assert all(re.search(rf"include: .*\b{name}\b", texts) for name in shared(kind))

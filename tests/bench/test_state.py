@@ -1,0 +1,106 @@
+"""What is there of a cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from duallora.bench.cells import Cell, Grid
+from duallora.bench.state import check_states, state_of
+from duallora.errors import DualLoRAError
+from duallora.evaluation.steps import StepRecord
+
+Make = Callable[..., Grid]
+
+
+def test_nothing_half_and_done(grid_of: Make, finished: Callable[..., Any]) -> None:
+    nothing, half, done, _ = grid_of().cells
+    for number in range(2):
+        (half.folder / "steps").mkdir(parents=True, exist_ok=True)
+        (half.folder / "steps" / f"{number:03d}.json").write_text(StepRecord.empty().model_dump_json())
+    (half.folder / "config.json").write_text(half.config.model_dump_json())
+    assert state_of(half).steps == ()  # measured, but no model is saved from which to go on
+    (half.folder / "checkpoints" / "task-002").mkdir(parents=True)
+    run = finished(done)
+    assert state_of(nothing).kind == "missing"
+    assert (state_of(half).kind, len(state_of(half).steps)) == ("half", 2)
+    assert state_of(done).results == run
+    nothing.folder.mkdir(parents=True)
+    (nothing.folder / ".config.json.1a2b.tmp").write_text("{")  # broken off in the very first file
+    assert state_of(nothing).kind == "missing"
+    check_states({cell: state_of(cell) for cell in (nothing, half, done)})
+
+
+def change_results(cell: Cell, **changes: Any) -> None:
+    path = cell.folder / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_config(cell: Cell, part: str, key: str, value: object) -> None:
+    config = json.loads((cell.folder / "results.json").read_text())["config"]
+    config[part][key] = value
+    change_results(cell, config=config)
+
+
+@pytest.mark.parametrize(
+    ("alter", "why"),
+    [
+        (lambda cell: (cell.folder / "results.json").write_text("{"), "is not valid JSON"),
+        (lambda cell: change_results(cell, a_last=0.99), "a_last is 0.99, but"),
+        (lambda cell: change_config(cell, "training", "epochs", 7), "training.epochs is 7, the suite says 1"),
+        (lambda cell: change_config(cell, "method", "options", {"shrinkage": 0.5}), "method.options.shrinkage is 0.5"),
+        (lambda cell: change_config(cell, "method", "options", {"gone": 1}), "cannot read its configuration"),
+        (lambda cell: change_results(cell, config={}), "cannot read its configuration"),
+    ],
+)
+def test_an_altered_cell_is_named_with_the_cure(
+    alter: Callable[[Cell], None], why: str, grid_of: Make, finished: Callable[..., Any]
+) -> None:
+    cell, other = grid_of().cells[:2]
+    finished(cell)
+    alter(cell)
+    state = state_of(cell)
+    assert state.kind == "altered"
+    with pytest.raises(DualLoRAError) as raised:
+        check_states({cell: state, other: state_of(other)})
+    assert why in str(raised.value)
+    assert str(raised.value).startswith("slda/order-0: ")
+    assert "Start over with --redo 'slda/order-0'" in str(raised.value)
+    check_states({cell: state}, redo=[cell])
+
+
+def test_a_readout_that_is_broken_counts_too(grid_of: Make, finished: Callable[..., Any]) -> None:
+    cell = grid_of().cells[1]
+    finished(cell, ("heads", "gaussian"))
+    assert state_of(cell).kind == "done"
+    (cell.folder / "readouts" / "gaussian" / "results.json").write_text("")
+    assert state_of(cell).kind == "altered"
+
+
+def test_where_it_ran_and_defaults_of_options_make_no_difference(grid_of: Make, finished: Callable[..., Any]) -> None:
+    cell = grid_of().cells[0]
+    finished(cell)
+    change_config(cell, "stream", "root", "elsewhere")
+    change_config(cell, "backbone", "weights", "elsewhere.safetensors")
+    change_config(cell, "method", "options", {"shrinkage": "oas"})
+    assert state_of(cell).kind == "done"
+
+
+def test_half_a_run_of_other_settings(grid_of: Make) -> None:
+    cell = grid_of().cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "config.json").write_text(grid_of({"overrides": ["seed=4"]}).cells[0].config.model_dump_json())
+    assert "holds half a run of other settings: seed is 4, the suite says 0" in state_of(cell).why
+    (cell.folder / "config.json").write_text("{")
+    assert state_of(cell).kind == "altered"
+
+
+def test_what_is_not_ours_cannot_be_redone(grid_of: Make) -> None:
+    cell = grid_of().cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "thesis.txt").write_text("all of it")
+    with pytest.raises(DualLoRAError, match=r"slda/order-0: .* holds other things \('thesis.txt'\); move it away"):
+        check_states({cell: state_of(cell)}, redo=[cell])
