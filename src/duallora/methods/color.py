@@ -47,7 +47,7 @@ class CoLoRConfig(MethodConfig):
         description="the task is chosen by features of the frozen network, or of the one adapted to the first task; "
         "the latter is CoLoR++ as we remember it, which we could not check",
     )
-    readout: Literal["heads", "gaussian"] = "heads"
+    readout: Literal["heads", "gaussian", "quadratic"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
@@ -142,8 +142,8 @@ class CoLoR(ReadingMethod):
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
         """The chosen task's head, or the Gaussians of all rows."""
-        if (readout or self.readout) == "gaussian":
-            return self.read.output(encoding, "gaussian")
+        if (readout or self.readout) != "heads":
+            return self.read.output(encoding, readout or self.readout)
         if encoding.evidence is None:
             raise RuntimeError("the heads read-out needs an encoding made after end_task, with its evidence of tasks")
         logits = self.read.scores(encoding.features, "heads")

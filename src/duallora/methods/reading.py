@@ -26,7 +26,7 @@ from duallora.methods.readout import Readout, Sample
 class ReadingMethod(Method):
     """A method whose rows are scored by `self.read`; what remains to a subclass is what it adapts and how it trains."""
 
-    readouts: ClassVar[tuple[str, ...]] = ("heads", "gaussian")
+    readouts: ClassVar[tuple[str, ...]] = ("heads", "gaussian", "quadratic")
 
     def __init__(self, backbone: BackboneLike, config: MethodConfig, shrinkage: float | str) -> None:
         """Read-out over the backbone's features."""
@@ -70,7 +70,7 @@ class ReadingMethod(Method):
         self.read.finish(sample.features, sample.labels)
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
-        """Argmax over all heads ("heads"), or linear discriminant scores ("gaussian")."""
+        """Argmax over all heads ("heads"), linear ("gaussian") or quadratic discriminant scores."""
         return self.read.output(encoding, readout or self.readout)
 
     def state(self) -> State:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from duallora.methods.base import Encoding, Output, State, part, prefixed
+from duallora.methods.covariances import ClassCovariances
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.heads import Heads
 from duallora.methods.rows import Rows
@@ -19,7 +20,8 @@ class Readout(nn.Module):
     """Heads and Gaussians over the same rows, fed by the same passes.
 
     Heads read the network's final feature, the first d of the D features; trained ones on more would only fit the
-    training images better. Gaussians read all of them.
+    training images better. Gaussians read all of them, with a covariance that all classes share ("gaussian"), on the
+    first d also with each class's own ("quadratic").
     """
 
     def __init__(self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas") -> None:
@@ -27,6 +29,7 @@ class Readout(nn.Module):
         super().__init__()
         self.heads = Heads(dim)
         self.gaussians = ClassGaussians(features, shrinkage)
+        self.covariances = ClassCovariances(dim)
         self.rows = rows
         self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances
         self._local = torch.zeros(0, dtype=torch.int64)
@@ -39,6 +42,7 @@ class Readout(nn.Module):
         self._local[list(classes)] = torch.arange(len(classes))
         self.heads.grow(len(classes))
         self.gaussians.grow(len(classes))
+        self.covariances.grow(len(classes))
 
     def local(self, labels: Tensor) -> Tensor:
         """Class indices (b,) -> positions in the newest head (b,)."""
@@ -66,17 +70,22 @@ class Readout(nn.Module):
     def collect(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch of the newest task to the Gaussians."""
         self.gaussians.update(features, self.local(labels) + self._first)
+        self.covariances.update(features, self.local(labels))
 
     def finish(self, features: list[Tensor], labels: list[Tensor]) -> None:
         """Fix the limit of what is known from some features of the task (they are not kept)."""
+        self.covariances.seal(self.gaussians)
         x, y = torch.cat(features), torch.cat(labels)
         own = self.gaussians.held_out_distances(x, self.local(y) + self._first)
         self.limit = torch.cat([self.limit, own.quantile(KNOWN_SHARE).clamp_min(1e-6).reshape(1).cpu()])
 
     def scores(self, features: Tensor, readout: str) -> Tensor:
-        """(b, d) -> (b, R) by "heads" or "gaussian"."""
+        """(b, D) -> (b, R) by "heads", "gaussian" or "quadratic"."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.heads(features.float()) if readout == "heads" else self.gaussians.scores(features)
+            if readout == "heads":
+                return self.heads(features.float())
+            scores = self.gaussians.scores(features)
+            return scores if readout == "gaussian" else scores + self.covariances.correction(features, self.gaussians)
 
     def distance(self, features: Tensor) -> Tensor | None:
         """(b,) distance to the nearest row's mean.
@@ -94,7 +103,12 @@ class Readout(nn.Module):
 
     def state(self) -> State:
         """Heads, Gaussians, rows, limits."""
-        parts = [("heads", self.heads.state()), ("gaussians", self.gaussians.state()), ("rows", self.rows.state())]
+        parts = [
+            ("heads", self.heads.state()),
+            ("gaussians", self.gaussians.state()),
+            ("covariances", self.covariances.state()),
+            ("rows", self.rows.state()),
+        ]
         return {"limit": self.limit} | {k: v for name, state in parts for k, v in prefixed(name, state).items()}
 
     def load_state(self, state: State) -> None:
@@ -102,6 +116,7 @@ class Readout(nn.Module):
         self.limit = state["limit"].clone()
         self.heads.load_state(part("heads", state))
         self.gaussians.load_state(part("gaussians", state))
+        self.covariances.load_state(part("covariances", state))
         self.rows.load_state(part("rows", state))
 
 

@@ -18,7 +18,7 @@ class SLCAConfig(MethodConfig):
 
     backbone_rate: float = Field(0.01, gt=0, description="learning rate of the backbone as a share of the heads'")
     align: AlignSettings = Field(AlignSettings(), description="how the heads are aligned after each task")
-    readout: Literal["align", "heads", "gaussian"] = Field(
+    readout: Literal["align", "heads", "gaussian", "quadratic"] = Field(
         "align", description="aligned heads; heads as they were trained; class Gaussians with a shared covariance"
     )
     head_init: Literal["random", "gaussian"] = Field(
@@ -52,7 +52,7 @@ class SLCA(Aligned):
         "weight_decay": 5e-4,
         "clip": 1e6,  # none
     }
-    readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "gaussian")
+    readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "gaussian", "quadratic")
     frozen: ClassVar[bool] = False
     config: SLCAConfig
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from duallora.methods.base import BackboneLike, MethodConfig, State
@@ -13,7 +14,9 @@ from duallora.methods.reading import ReadingMethod
 class SLDAConfig(MethodConfig):
     """Options of `slda`."""
 
-    readout: Literal["gaussian"] = "gaussian"
+    readout: Literal["gaussian", "quadratic"] = Field(
+        "gaussian", description="one covariance for all classes, or on the final feature each class's own besides"
+    )
     shrinkage: float | Literal["oas"] = "oas"
 
 
@@ -27,7 +30,7 @@ class SLDA(ReadingMethod):
 
     name: ClassVar[str] = "slda"
     Config: ClassVar[type[MethodConfig]] = SLDAConfig
-    readouts: ClassVar[tuple[str, ...]] = ("gaussian",)
+    readouts: ClassVar[tuple[str, ...]] = ("gaussian", "quadratic")
     config: SLDAConfig
 
     def __init__(self, backbone: BackboneLike, config: SLDAConfig) -> None:

@@ -46,10 +46,11 @@ class DualLoRAConfig(MethodConfig):
         "of the task that learned it; posterior of that task from class Gaussians in the block and those before it",
     )
 
-    readout: Literal["posterior", "gaussian", "energy", "heads"] = Field(
-        "posterior",
-        description="class Gaussians of the final feature; task posterior of those times own heads; "
-        "heads calibrated by the energy in the bases (the paper's letter); heads alone",
+    readout: Literal["quadratic", "gaussian", "posterior", "energy", "heads"] = Field(
+        "quadratic",
+        description="class Gaussians of the features, on the final one with each class's own covariance; the same with "
+        "one covariance for all; task posterior of those times own heads; heads calibrated by the energy in the bases "
+        "(the paper's letter); heads alone",
     )
     temperature: float = Field(0.1, gt=0, description="T of the task posterior from energies")
     confidence: Literal["max", "margin", "entropy"] = Field("margin", description="c, how sure the task posterior is")

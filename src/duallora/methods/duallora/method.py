@@ -37,7 +37,7 @@ class DualLoRA(ReadingMethod):
 
     Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; Z
     and B of the residual adapter, confined to a basis; the newest head. Frozen: the backbone, earlier heads and
-    residuals. Kept per task: the factors, the bases, class means (and one covariance in all); no image. One pass per
+    residuals. Kept per task: the factors, the bases, per class a mean and the covariance of its final feature (and one covariance in all); no image. One pass per
     image.
 
     The public sources give the idea, not every equation; what is chosen is a field of `DualLoRAConfig` each.
@@ -45,7 +45,7 @@ class DualLoRA(ReadingMethod):
 
     name: ClassVar[str] = "duallora"
     Config: ClassVar[type[MethodConfig]] = DualLoRAConfig
-    readouts: ClassVar[tuple[str, ...]] = ("posterior", "gaussian", "energy", "heads")
+    readouts: ClassVar[tuple[str, ...]] = ("quadratic", "gaussian", "posterior", "energy", "heads")
     config: DualLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: DualLoRAConfig) -> None:
@@ -153,8 +153,8 @@ class DualLoRA(ReadingMethod):
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
         """Scores by one of the read-outs; see `DualLoRAConfig.readout`."""
         chosen, cfg = readout or self.readout, self.config
-        if chosen == "gaussian":
-            return self.read.output(encoding, "gaussian")
+        if chosen in ("quadratic", "gaussian"):
+            return self.read.output(encoding, chosen)
         logits = self.read.scores(encoding.features, "heads")
         owner, distance = self.rows.task_index(logits.device), self.read.distance(encoding.features)
         if chosen == "heads":
