@@ -233,6 +233,7 @@ class Learner:
             x = torch.stack([self.backbone.preprocessing.apply(decode(image)) for image in chunk])
             with torch.no_grad(), self._accelerator.autocast():
                 output = self.method(x.to(self.device))
+                distance = output.distance
             scores = torch.softmax(self.method.rows.class_scores(output.rows.float()), 1).cpu()
             tasks = (output.tasks if output.tasks is not None else self.method.rows.task_scores(output.rows)).argmax(1)
             values, order = scores.topk(min(top, scores.shape[1]), 1)
@@ -244,7 +245,7 @@ class Learner:
                         label=ranked[0][0],
                         confidence=min(max(ranked[0][1], 0.0), 1.0),
                         task=self.tasks[int(tasks[i])]["name"],
-                        known=None if output.distance is None else bool(output.distance[i] <= 1),
+                        known=None if distance is None else bool(distance[i] <= 1),
                         top=ranked,
                     )
                 )

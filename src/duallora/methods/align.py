@@ -181,7 +181,7 @@ class Aligned(ReadingMethod):
         with torch.autocast(features.device.type, enabled=False):
             logits = self.aligned(features.float())
             scores = logit_normalised(logits, [len(b) for b in self.aligned.biases], self.alignment.logit_norm)
-        return Output(scores, distance=self.read.distance(features))
+        return Output(scores, measure=self.read.measure(features))
 
     def state(self) -> State:
         """The method's own, and the aligned heads."""
@@ -205,7 +205,7 @@ def aligned(kind: type[ReadingMethod]) -> type[Aligned]:
 
     >>> from duallora.methods.lora import LoRA
     >>> aligned(LoRA).name, aligned(LoRA).readouts, aligned(LoRA).Config(rank=4).align.epochs
-    ('lora+align', ('align', 'heads', 'gaussian'), 5)
+    ('lora+align', ('align', 'heads', 'gaussian', 'quadratic'), 5)
     """
     readouts = ("align", *kind.readouts)
     choice: Any = Literal[readouts]

@@ -8,7 +8,7 @@ at any time `encode` and `decode`; `state` and `load_state` carry it over a save
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -86,12 +86,17 @@ class Output:
     Attributes:
         rows: (b, R) score of each row, comparable over rows; a row is one class of one task.
         tasks: (b, T) log-scores of the tasks, where the method predicts the task by itself.
-        distance: (b,) how far the image is from anything learned; 1 is the limit of what counts as known.
+        measure: computes `distance`; figures of accuracy never ask for it, and it is not free.
     """
 
     rows: Tensor
     tasks: Tensor | None = None
-    distance: Tensor | None = None
+    measure: Callable[[], Tensor | None] | None = None
+
+    @property
+    def distance(self) -> Tensor | None:
+        """(b,) how far each image is from anything learned; 1 is the limit of what counts as known."""
+        return None if self.measure is None else self.measure()
 
 
 @dataclass(frozen=True)

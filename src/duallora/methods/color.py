@@ -152,7 +152,7 @@ class CoLoR(ReadingMethod):
             own = owner == t
             logits = torch.where(own, logits - logits[:, own].logsumexp(1, keepdim=True), logits)
         strange = owner != encoding.evidence.argmax(1, keepdim=True)
-        return Output(logits - GAP * strange, encoding.evidence, self.read.distance(encoding.features))
+        return Output(logits - GAP * strange, encoding.evidence, self.read.measure(encoding.features))
 
     def state(self) -> State:
         """Adapters, centroids and read-out."""

@@ -127,7 +127,7 @@ class RanPAC(ReadingMethod):
             scores = h @ self.ridge.weight(h.device).T / TEMPERATURE
             classes = torch.tensor(self.rows.classes, device=h.device)
             summed = scores @ (classes.unsqueeze(1) == classes).float()
-        return Output(summed, self.rows.task_scores(scores), self.read.distance(encoding.features))
+        return Output(summed, self.rows.task_scores(scores), self.read.measure(encoding.features))
 
     def state(self) -> State:
         """Sums, P, the adapter, Gaussians and rows; the head is not kept."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,7 +85,8 @@ class Readout(nn.Module):
         """(b, D) -> (b, R) by "heads", "gaussian" or "quadratic"."""
         with torch.autocast(features.device.type, enabled=False):
             if readout == "heads":
-                return self.heads(features.float())
+                logits: Tensor = self.heads(features.float())
+                return logits
             scores = self.gaussians.scores(features)
             return scores if readout == "gaussian" else scores + self.covariances.correction(features, self.gaussians)
 
@@ -97,9 +100,13 @@ class Readout(nn.Module):
         nearest = self.gaussians.scores(features).argmax(1)
         return self.gaussians.distances(features, nearest) / float(self.limit[-1])
 
+    def measure(self, features: Tensor) -> Callable[[], Tensor | None]:
+        """`distance` of some features, when it is asked for."""
+        return lambda: self.distance(features)
+
     def output(self, encoding: Encoding, readout: str) -> Output:
         """Scores and distance of a batch."""
-        return Output(self.scores(encoding.features, readout), distance=self.distance(encoding.features))
+        return Output(self.scores(encoding.features, readout), measure=self.measure(encoding.features))
 
     def state(self) -> State:
         """Heads, Gaussians, rows, limits."""

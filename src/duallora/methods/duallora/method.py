@@ -37,8 +37,8 @@ class DualLoRA(ReadingMethod):
 
     Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; Z
     and B of the residual adapter, confined to a basis; the newest head. Frozen: the backbone, earlier heads and
-    residuals. Kept per task: the factors, the bases, per class a mean and the covariance of its final feature (and one covariance in all); no image. One pass per
-    image.
+    residuals. Kept per task: the factors, the bases; per class a mean, and the covariance of its final feature; one
+    covariance in all; no image. One pass per image.
 
     The public sources give the idea, not every equation; what is chosen is a field of `DualLoRAConfig` each.
     """
@@ -156,9 +156,9 @@ class DualLoRA(ReadingMethod):
         if chosen in ("quadratic", "gaussian"):
             return self.read.output(encoding, chosen)
         logits = self.read.scores(encoding.features, "heads")
-        owner, distance = self.rows.task_index(logits.device), self.read.distance(encoding.features)
+        owner, measure = self.rows.task_index(logits.device), self.read.measure(encoding.features)
         if chosen == "heads":
-            return Output(logits, distance=distance)
+            return Output(logits, measure=measure)
         if chosen == "energy":
             if encoding.evidence is None:
                 raise RuntimeError("the energy read-out needs encode_for(images, ['energy'])")
@@ -170,9 +170,9 @@ class DualLoRA(ReadingMethod):
             # Heads of different tasks are trained apart and not comparable: each becomes log P(class | task).
             for t in range(pi.shape[1]):
                 logits = torch.where(owner == t, logits - logits[:, owner == t].logsumexp(1, keepdim=True), logits)
-            return Output(logits + pi.clamp_min(1e-12).log()[:, owner], pi.clamp_min(1e-12).log(), distance)
+            return Output(logits + pi.clamp_min(1e-12).log()[:, owner], pi.clamp_min(1e-12).log(), measure)
         c = confidence(pi, cfg.confidence)
-        return Output(calibrate(logits, owner, pi, c, cfg.calibration), pi.clamp_min(1e-12).log(), distance)
+        return Output(calibrate(logits, owner, pi, c, cfg.calibration), pi.clamp_min(1e-12).log(), measure)
 
     @property
     def capacity(self) -> list[float]:
