@@ -15,7 +15,9 @@ from duallora.data.transforms import Preprocessing
 from duallora.stream import TaskStream
 
 
-def make_backbone(*, class_token: bool = True, depth: int = 2, dim: int = 32, seed: int = 0) -> Backbone:
+def make_backbone(
+    *, class_token: bool = True, depth: int = 2, dim: int = 32, seed: int = 0, levels: int = 0
+) -> Backbone:
     """A random plain ViT for 16 px: 4 patch tokens of width `dim`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -31,7 +33,7 @@ def make_backbone(*, class_token: bool = True, depth: int = 2, dim: int = 32, se
         for parameter in vit.parameters():  # timm starts near the identity: make the blocks matter
             if parameter.ndim == 2:
                 parameter.data.normal_(std=0.15)
-    return Backbone(vit, "tiny", Preprocessing(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    return Backbone(vit, "tiny", Preprocessing(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), levels=levels)
 
 
 def make_images(classes: int, per_class: int, *, seed: int = 0, names: str = "c", size: int = 16) -> ImageSet:

@@ -133,6 +133,9 @@ def test_tiny_imagenet(tmp_path: Path, write: Writer) -> None:
     (place / "val" / "val_annotations.txt").write_text(annotations.replace("n01", "n03"))
     with pytest.raises(DualLoRAError, match="names the class 'n03'"):
         load_named("tiny-imagenet", tmp_path)
+    (place / "train").rename(place / "elsewhere")
+    with pytest.raises(DualLoRAError, match="unpack the images too"):
+        load_named("tiny-imagenet", tmp_path)
 
 
 def test_tiny_imagenet_as_arrays_without_a_test_part(tmp_path: Path) -> None:

@@ -78,6 +78,27 @@ def test_figures_on_images_of_any_classes() -> None:
     assert scores.per_class == {0: 1.0, 1: 0.0, 2: 0.0, 3: 1.0}
 
 
+class Choosing(Told):
+    """As it is told, but where the true task is given it always answers by the first class of that."""
+
+    def encode_given(self, images: Tensor, task: int) -> Encoding:
+        shown = images[:, 0, 0, : len(self.rows)].clone()
+        shown[:, 2 * task] = 10
+        return Encoding(shown)
+
+
+def test_a_task_that_chooses_the_network_is_given_to_it() -> None:
+    """By both ways of scoring: the right answers with the task given are those of the images of classes 0 and 2."""
+    method = Choosing(lambda images: images, MethodConfig())
+    method.rows.add(0, (0, 1))
+    method.rows.add(1, (2, 3))
+    x, y = torch.cat([FIRST[0], SECOND[0]]), torch.cat([FIRST[1], SECOND[1]])
+    assert score_images(method, [(x, y)]).task_il == pytest.approx(2 / 5)
+    step = score_step(method, [[FIRST], [SECOND]], ["plain"])["plain"]
+    assert step.task_il == [pytest.approx(1 / 3), 1 / 2]
+    assert score_images(method, [(x, y)]).accuracy == pytest.approx(2 / 5)  # as without
+
+
 def test_no_task_figures_where_a_class_has_several_tasks() -> None:
     method = told()
     method.rows.add(2, (1,))

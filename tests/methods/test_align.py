@@ -42,6 +42,7 @@ CHECKS = (
     "test_a_saved_state_predicts_the_same_and_learns_on_the_same",
     "test_state_is_tensors_and_cost_is_their_size",
     "test_passes_per_image_are_those_that_the_first_block_sees",
+    "test_features_of_several_levels_serve",
     "test_nothing_kept_grows_with_the_number_of_images",
     "test_the_backbone_stays_frozen",
     "test_bfloat16_gives_finite_scores",

@@ -91,6 +91,38 @@ def test_passes_per_image_are_those_that_the_first_block_sees(name: str, backbon
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_features_of_several_levels_serve(name: str, backbones: Callable[..., Backbone]) -> None:
+    """Read-outs, save and load, cost, where a backbone gives more features than a token is wide: the usual case."""
+    method, other = taught(name, backbones(levels=2), 2), made(name, backbones(levels=2))
+    assert method.backbone.features > method.backbone.dim
+    other.load_state({k: v.clone() for k, v in method.state().items()})
+    for m in (method, other):
+        torch.manual_seed(5)
+        learn(m, 2, images(8, 2), TASKS[3], take_a_step, members=(*TASKS[:2], TASKS[3]))
+    x = images(4, 93)
+    encoding, again = (m.encode_for(x, m.readouts) for m in (method, other))
+    for readout in method.readouts:
+        rows = method.decode(encoding, readout).rows
+        assert rows.shape == (4, len(method.rows))
+        assert torch.isfinite(rows).all()
+        torch.testing.assert_close(rows, other.decode(again, readout).rows, atol=0, rtol=0)
+    assert method.cost().bytes_kept == sum(v.numel() * v.element_size() for v in method.state().values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_domain_may_lack_a_class(name: str, backbone: Backbone) -> None:
+    """As DomainNet's do: the class is answered for by the rows of other domains, and nothing is spoilt."""
+    method = made(name, backbone)
+    for t, count in enumerate((6, 2, 6)):  # two images for three classes in the second domain
+        learn(method, t, images(count, t), (0, 1, 2), take_a_step, members=((0, 1, 2),) * (t + 1))
+    encoding = method.encode_for(images(4, 92), method.readouts)
+    for readout in method.readouts:
+        output = method.decode(encoding, readout)
+        assert torch.isfinite(method.rows.class_scores(output.rows)).all()
+        assert not method.rows.task_scores(output.rows).isnan().any()
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_nothing_kept_grows_with_the_number_of_images(name: str, backbones: Callable[..., Backbone]) -> None:
     sizes = []
     for n in (8, 40):
@@ -108,6 +140,13 @@ def test_the_backbone_stays_frozen(name: str, backbone: Backbone) -> None:
     inner = {id(p) for n, p in method.named_parameters() if ".base." in n or "patch_embed" in n or ".mlp." in n}
     assert not inner & {id(p) for p in method.trainable()}
     assert all(p.requires_grad for p in method.trainable())
+
+
+def test_a_new_head_is_where_the_network_is(backbone: Backbone) -> None:
+    """Also where nothing that follows would move it, such as training for no epoch."""
+    method = made("probe", backbone).to("meta")
+    method.begin_task(infos(0, (0, 1), 8, ((0, 1),)), [])
+    assert {p.device.type for p in method.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -70,6 +70,21 @@ def test_classes_that_differ_in_spread_alone_are_told_apart() -> None:
     assert right > 0.9 > 0.7 > (linear.argmax(1) == y).float().mean()
 
 
+def test_a_row_without_images_spoils_no_loss() -> None:
+    """A domain may lack a class: its row competes with nothing."""
+    x, y = data((10, 12, 9))
+    rows = Rows()
+    read = Readout(3, 5, rows)
+    for t, classes in enumerate(((0, 1, 5), (2,))):
+        rows.add(t, classes)
+        read.begin(classes)
+        own = torch.isin(y, torch.tensor(classes))
+        if t == 0:
+            read.collect(x[own], y[own])
+            read.finish([x[own]], [y[own]])
+    assert torch.isfinite(read.seen_loss(x[y == 2], y[y == 2]))
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_a_readout_restores_them(later: bool) -> None:
     x, y = data((10, 12, 9, 11))

@@ -9,7 +9,8 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from duallora.bench.cells import Grid, folder_name
-from duallora.bench.suite import Closed, Figure, Group
+from duallora.bench.suite import Figure, Group
+from duallora.config import Closed
 from duallora.errors import DualLoRAError
 from duallora.files import write_json_atomic
 

@@ -100,9 +100,8 @@ def run_bench(
         streams = _opened(todo)
         index = Index.of(grid)
         index.save(grid.folder)
-        images = next((count for _, count in streams.values()), None)
         fresh = _fresh(states, redo)
-        times = estimates(todo, fresh, _device(grid), lambda stream: images)
+        times = estimates(todo, fresh, _device(grid), lambda stream: streams[stream.model_dump_json()][1])
         tasks = {cell: streams[_key(cell)][0] for cell in todo}
         with Board(fresh, todo, tasks, {c: time.seconds for c, time in times.items()}, jobs, lock.beat) as board:
             failed = run_cells(todo, redo, jobs, board, grid.folder / LOGS)

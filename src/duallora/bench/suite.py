@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from duallora.config import Closed
 
 Group = Literal["statistics", "none", "both"]
 Order = Annotated[int, Field(ge=0)] | Literal["natural"] | list[str]
 Percent = Annotated[float, Field(ge=0, le=100)]
-
-
-class Closed(BaseModel):
-    """Base of all parts: frozen, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Settings(Closed):

@@ -108,7 +108,8 @@ def score_images(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> Im
         scores = method.rows.class_scores(output.rows.float())
         confidence, answer = torch.softmax(scores, 1).max(1)
         task = torch.tensor([homes[int(c)][0] for c in labels])
-        known = output.rows.cpu().masked_fill(~masks[task], -torch.inf)
+        rows = _task_given(method, images, task, output.rows.cpu()) if unique else output.rows.cpu()
+        known = rows.masked_fill(~masks[task], -torch.inf)
         given = torch.tensor(method.rows.classes)[known.argmax(1)]
         guess = predicted_tasks(method, output.rows, output.tasks).cpu()
         y = labels.cpu()
@@ -123,3 +124,14 @@ def score_images(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> Im
         task_id=float(task_right.mean()) if unique and len(members) > 1 else None,
         calibration=float(expected_calibration_error(sure, right)),
     )
+
+
+def _task_given(method: Method, images: Tensor, task: Tensor, rows: Tensor) -> Tensor:
+    """Rows (b, R) of images whose tasks (b,) are told: other than those given where the task chooses the network."""
+    rows = rows.clone()
+    for t in task.unique().tolist():
+        of_task = task == t
+        told = method.encode_given(images[of_task.to(images.device)], t)
+        if told is not None:
+            rows[of_task] = method.decode(told).rows.float().cpu()
+    return rows

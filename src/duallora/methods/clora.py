@@ -39,7 +39,7 @@ class CLoRA(LoRA):
     (the paper calls the factor on the output side A and the one on the input side B).
 
     Trains: in the first task A, B and R_delta; later R_delta; always the newest head. Frozen: the backbone, R_old,
-    earlier heads. Kept per task: a head (and class Gaussians for the "gaussian" read-out); the adapter does not grow.
+    earlier heads. Kept per task: a head (and class Gaussians for the other read-outs); the adapter does not grow.
     One pass per image.
 
     Public sources tell of the shared factors, of R = R_old + R_delta with R_old frozen, and of a term that keeps

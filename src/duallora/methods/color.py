@@ -65,7 +65,7 @@ class CoLoR(ReadingMethod):
         t(x) = argmin_t min_j | f_0(x) / |f_0(x)| - c_{t,j} |,      y(x) = argmax of head t(x) on f_{t(x)}(x).
 
     Trains: the newest adapter and head. Frozen: the backbone, earlier adapters and heads. Kept per task: an adapter, a
-    head, k centroids (and class Gaussians for "gaussian"). Two passes per image: the frozen one, then the chosen one.
+    head, k centroids (and class Gaussians for the other read-outs). Two passes per image: the frozen one, then the chosen one.
 
     Where public sources are silent or were not seen: that the k-means is that of S-Prompts (l2 norm, k = 5, centroids
     not normalised again) is inferred from the authors' library; rank and placement were not seen, and are the library's
@@ -93,7 +93,7 @@ class CoLoR(ReadingMethod):
         super().begin_task(task, batches)
 
     def _pass(self, images: Tensor, adapter: int | None) -> Tensor:
-        """Features (b, d) under an adapter, or of the frozen network."""
+        """Features (b, D) under an adapter, or of the frozen network."""
         self.banks.use(adapter)
         return self.backbone(images).float()
 
@@ -128,7 +128,7 @@ class CoLoR(ReadingMethod):
         with torch.autocast(x.device.type, enabled=False):  # exact: tasks may lie close together
             away = torch.cdist(x, self.centroids.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist")
         evidence = -away.unflatten(1, self.centroids.shape[:2]).amin(2)
-        chosen, features = evidence.argmax(1), torch.empty_like(x)
+        chosen, features = evidence.argmax(1), x.new_empty(len(x), self.backbone.features)
         for task in chosen.unique().tolist():
             features[chosen == task] = self._pass(images[chosen == task], task)
         return Encoding(features, evidence)

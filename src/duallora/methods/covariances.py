@@ -77,15 +77,16 @@ class ClassCovariances:
 
     def correction(self, features: Tensor, gaussians: ClassGaussians) -> Tensor:
         """What the quadratic term adds to the scores: (b, D) -> (b, R)."""
-        forms, levels = self._solve(gaussians)
+        forms, levels = (t.to(features.device) for t in self._solve(gaussians))
+        self._solved = (forms, levels)  # moved once, not for every batch
         x = features[:, : self.dim].float()
         means = gaussians.means[:, : self.dim].float().to(x.device)
         parts = []
         with torch.autocast(x.device.type, enabled=False):
-            for rows in torch.arange(len(forms)).split(ROWS_AT_ONCE):
-                M = forms[rows].to(x.device)  # (r, d, d)
+            for rows in torch.arange(len(forms), device=x.device).split(ROWS_AT_ONCE):
+                M = forms[rows]  # (r, d, d)
                 away = x.unsqueeze(0) - means[rows].unsqueeze(1)  # (r, b, d)
-                parts.append(-0.5 * ((away @ M) * away).sum(2).T - levels[rows].to(x.device))
+                parts.append(-0.5 * ((away @ M) * away).sum(2).T - levels[rows])
         return torch.cat(parts, 1)
 
     def state(self) -> dict[str, Tensor]:

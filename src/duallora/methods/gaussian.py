@@ -32,7 +32,7 @@ class ClassGaussians:
         self.dim, self.shrinkage = dim, shrinkage
         self.counts = torch.zeros(0, dtype=torch.float64)
         self.sums = torch.zeros(0, dim, dtype=torch.float64)
-        self.outer = torch.zeros(dim, dim, dtype=torch.float64)  # sum of x x^T minus what `rebase` took out
+        self.outer = torch.zeros(dim, dim, dtype=torch.float64)  # sum of x x^T; its lower triangle is what counts
         self._solved: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -50,8 +50,7 @@ class ClassGaussians:
         x, rows = features.detach().to("cpu", torch.float64), rows.cpu()
         self.counts.index_add_(0, rows, torch.ones(len(x), dtype=torch.float64))
         self.sums.index_add_(0, rows, x)
-        square = x.T @ x
-        self.outer += (square + square.T) / 2  # to the last bit its own transpose, of which one triangle is saved
+        self.outer.addmm_(x.T, x)
         self._solved = None
 
     @property
@@ -61,7 +60,9 @@ class ClassGaussians:
 
     def scatter(self) -> Tensor:
         """Pooled within-row scatter (d, d): sum over images of (x - mu)(x - mu)^T."""
-        return self.outer - (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
+        # A product is symmetric but for rounding, and only one triangle is saved: both are made of it.
+        outer = self.outer.tril() + self.outer.tril(-1).T
+        return outer - (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
 
     def _unshrunk(self) -> Tensor:
         """The pooled covariance as it was measured."""
@@ -143,8 +144,7 @@ class ClassGaussians:
         old, n = self.means[:first], self.counts[:first].unsqueeze(1)
         within = self.scatter()
         self.sums = torch.cat([(old @ weight + offset) * n, self.sums[first:]])
-        moved = within + (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
-        self.outer = (moved + moved.T) / 2
+        self.outer = within + (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
         self._solved = None
 
     def state(self) -> dict[str, Tensor]:

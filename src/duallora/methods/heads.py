@@ -31,7 +31,14 @@ class Heads(nn.Module):
         self.biases.append(nn.Parameter(torch.zeros(classes, device=device)))
 
     def start(self, weight: Tensor, bias: Tensor) -> None:
-        """Set the newest head, weight (classes, d) and bias (classes,), before it trains; its logits are centred."""
+        """Set the newest head, weight (classes, d) and bias (classes,), before it trains; its logits are centred.
+
+        A class without images, whose bias is -inf, starts as the least likely of the others.
+        """
+        seen = bias.isfinite()
+        if not seen.all():
+            least = bias[seen].min() if seen.any() else bias.new_zeros(())
+            bias = torch.where(seen, bias, least)
         with torch.no_grad():
             self.weights[-1].copy_(weight - weight.mean(0))
             self.biases[-1].copy_(bias - bias.mean())

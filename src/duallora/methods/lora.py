@@ -46,7 +46,7 @@ class LoRA(ReadingMethod):
     """One LoRA adapter trained on every task in turn (Hu et al. 2022), the baseline that shows forgetting.
 
     Trains: A (r, d) and B (rows, r) of every adapted map, the newest head (local cross-entropy). Frozen: the backbone
-    and the earlier heads. Kept per task: a head (and class Gaussians for the "gaussian" read-out). One pass per image.
+    and the earlier heads. Kept per task: a head (and class Gaussians for the other read-outs). One pass per image.
 
     With `sparse` each rank direction has a gate, and training shuts some (see `duallora.methods.sora`): the rank of
     the one adapter can only fall from task to task.

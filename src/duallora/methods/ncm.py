@@ -47,7 +47,9 @@ class NCM(Method):
         """Cosine similarity to each mean, over TEMPERATURE."""
         means = F.normalize(self.sums, dim=1).float().to(encoding.features.device)
         with torch.autocast(means.device.type, enabled=False):
-            return Output(F.normalize(encoding.features.float(), dim=1) @ means.T / TEMPERATURE)
+            rows = F.normalize(encoding.features.float(), dim=1) @ means.T / TEMPERATURE
+        # A row without images (a class that a domain lacks) must not answer where all cosines are negative.
+        return Output(rows.masked_fill(~means.any(1), -torch.inf))
 
     def state(self) -> State:
         """The sums (their direction is the mean's) and the rows."""

@@ -34,7 +34,7 @@ class OLoRA(FoldingLoRA):
     so that the rows of A_t, the input directions that the new task reads, keep clear of those of earlier tasks.
 
     Trains: A_t and B_t, the newest head. Frozen: the backbone, earlier updates and heads. Kept per task: A_t, B_t, a
-    head (and class Gaussians for the "gaussian" read-out). One pass per image, with finished updates folded into the
+    head (and class Gaussians for the other read-outs). One pass per image, with finished updates folded into the
     map.
 
     The paper adapts language models by the queries and values of each attention, so these are the default placement.

@@ -34,5 +34,5 @@ class Probe(ReadingMethod):
         super().__init__(backbone, config, config.shrinkage)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Local cross-entropy; `images` are encoded features (b, d)."""
+        """Local cross-entropy; `images` are encoded features (b, D)."""
         return self.read.local_loss(images, labels)

@@ -43,7 +43,7 @@ class RanPACConfig(MethodConfig):
     scale: float = Field(1.0, gt=0, description="factor of the update, alpha / r in LoRA's terms")
     placement: Placement = Field(("query", "value"), min_length=1, description="adapted maps of each block")
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
-    readout: Literal["ridge", "gaussian"] = "ridge"
+    readout: Literal["ridge", "gaussian", "quadratic"] = "ridge"
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
@@ -57,20 +57,20 @@ class RanPAC(ReadingMethod):
 
     lambda is chosen for each task among powers of ten: fitted on 80 % of that task's images alone, the least squared
     error on the other 20 %. Trains: in the first task a LoRA adapter and a head, later nothing. Frozen: the backbone,
-    after the first task the adapter too, P. Kept: P and G in all, a column of C (and a mean) per class; a covariance
-    for "gaussian". One pass per image.
+    after the first task the adapter too, P. Kept: P, G and a covariance in all; per class a column of C, and for the
+    other read-outs a mean and a covariance. One pass per image.
 
     Choices: the adapter of the paper is a bottleneck, scale and shift, or prompts; here it is LoRA, so that methods
     differ in one thing less. What is held out is each fifth image in the order of the classes rather than a random
     fifth; a task of fewer than five images keeps the lambda before it. A class that comes again has a column for each
     of its tasks; the solution is linear in C, so the sum of its columns' scores is exactly the score of the one column
     that the authors' code sums over domains, and each of its rows gets that sum; the task is told by the single
-    columns. "gaussian" is the library's common read-out, on the features f.
+    columns. "gaussian" and "quadratic" are the library's common read-outs, on the features f.
     """
 
     name: ClassVar[str] = "ranpac"
     Config: ClassVar[type[MethodConfig]] = RanPACConfig
-    readouts: ClassVar[tuple[str, ...]] = ("ridge", "gaussian")
+    readouts: ClassVar[tuple[str, ...]] = ("ridge", "gaussian", "quadratic")
     config: RanPACConfig
     P: Tensor
 
@@ -119,9 +119,9 @@ class RanPAC(ReadingMethod):
         self.read.heads.clear()
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
-        """Regressed indicators over TEMPERATURE, or linear discriminant scores."""
-        if (readout or self.readout) == "gaussian":
-            return self.read.output(encoding, "gaussian")
+        """Regressed indicators over TEMPERATURE, or linear or quadratic discriminant scores."""
+        if (readout or self.readout) != "ridge":
+            return self.read.output(encoding, readout or self.readout)
         h = self._lift(encoding.features)
         with torch.autocast(h.device.type, enabled=False):
             scores = h @ self.ridge.weight(h.device).T / TEMPERATURE

@@ -1,4 +1,4 @@
-"""Base of the methods that answer through a `Readout`: heads or class Gaussians over the final feature."""
+"""Base of the methods that answer through a `Readout`: heads or class Gaussians over the features."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class ReadingMethod(Method):
         """Rows, a new head and new Gaussians for the task's classes; the head starts as the config says."""
         self.rows.add(task.index, task.classes)
         self.read.begin(task.classes)
+        self.read.to(next(self.parameters()).device)
         self._look_ahead(batches)
 
     def _look_ahead(self, batches: Batches) -> None:

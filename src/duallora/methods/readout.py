@@ -1,4 +1,4 @@
-"""The read-outs that gradient methods share: own heads, or class Gaussians of the final feature."""
+"""The read-outs that gradient methods share: own heads, or class Gaussians of the features."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class Readout(nn.Module):
         weight, bias = (t[: self._first].to(features.device) for t in self.gaussians.linear())
         with torch.autocast(features.device.type, enabled=False):
             old = features.float() @ weight.T + bias
-        old = old - old.detach().mean(1, keepdim=True)
+        seen = bias.isfinite()  # a row without images, such as a class that a domain lacks, scores -inf
+        old = old - old.detach()[:, seen].mean(1, keepdim=True)
         return F.cross_entropy(torch.cat([old, new], 1), self.local(labels) + self._first)
 
     def collect(self, features: Tensor, labels: Tensor) -> None:

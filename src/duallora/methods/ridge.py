@@ -8,7 +8,7 @@ from torch import Tensor
 
 LAMBDAS = tuple(10.0**e for e in range(-8, 9))  # candidates, as in RanPAC's public code
 EVERY = 5  # each fifth image is held out where lambda is chosen: 80:20 as in the same code
-CHUNK = 4096  # images whose lifted features exist at once
+CHUNK = 4096  # images whose lifted features are float64 at once
 
 
 class Ridge:

@@ -19,7 +19,9 @@ class SLCAConfig(MethodConfig):
     backbone_rate: float = Field(0.01, gt=0, description="learning rate of the backbone as a share of the heads'")
     align: AlignSettings = Field(AlignSettings(), description="how the heads are aligned after each task")
     readout: Literal["align", "heads", "gaussian", "quadratic"] = Field(
-        "align", description="aligned heads; heads as they were trained; class Gaussians with a shared covariance"
+        "align",
+        description="aligned heads; heads as they were trained; class Gaussians with a shared covariance; the same, on "
+        "the final feature with each class's own besides",
     )
     head_init: Literal["random", "gaussian"] = Field(
         "random",

@@ -39,7 +39,7 @@ class SoRA(FoldingLoRA):
     Directions whose gate is zero at the end of a task are dropped, and the gates of the others go into B.
 
     Trains: A, B and g of the task's update, the newest head. Frozen: the backbone, earlier updates and heads. Kept per
-    task: the surviving directions, a head (and class Gaussians for the "gaussian" read-out). One pass per image.
+    task: the surviving directions, a head (and class Gaussians for the other read-outs). One pass per image.
 
     SoRA is no method for continual learning. For sequences this library folds the surviving directions of a task into
     the frozen map and starts the next task with a fresh update of rank r_max, so that capacity does not run out; the

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,3 +41,18 @@ def test_no_change_is_the_identity_even_with_fewer_images_than_dimensions() -> N
 def test_one_image_moves_everything_by_its_own_step() -> None:
     W, o = solved(torch.ones(1, 4), torch.ones(1, 4) * 3, ridge=1.0)
     torch.testing.assert_close(torch.ones(4, dtype=torch.float64) @ W + o, torch.full((4,), 3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_it_is_the_ridge_solution_whichever_side_is_smaller(n: int) -> None:
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(n, 8, generator=g, dtype=torch.float64), torch.randn(n, 8, generator=g, dtype=torch.float64)
+    carry = Carry(ridge=0.5)
+    carry.before(x)
+    carry.after(y)
+    weight, offset = carry.solve()
+    xc, yc = (x - x.mean(0)).numpy(), (y - y.mean(0)).numpy()
+    alpha = 0.5 * np.trace(xc.T @ xc) / 8
+    expected = np.eye(8) + np.linalg.solve(xc.T @ xc + alpha * np.eye(8), xc.T @ (yc - xc))
+    np.testing.assert_allclose(weight.numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose((x.mean(0) @ weight + offset).numpy(), y.mean(0).numpy(), atol=1e-9)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from duallora.backbone import Backbone
+from duallora.methods.base import TaskInfo
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
 from duallora.methods.duallora.site import DualLinear
@@ -171,3 +172,16 @@ def test_first_task_may_be_bolder(backbone: Backbone) -> None:
             method, t, torch.randn(4, 3, 16, 16), (t,), lambda m: ranks.append(len(sites(m)[0].orthogonal["value"].Z))
         )
     assert ranks == [6, 2]
+
+
+def test_a_class_whose_images_are_all_missing_does_not_spoil_the_others(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig())
+    x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    batches = [(x, torch.zeros(8, dtype=torch.int64))]
+    method.begin_task(TaskInfo(0, (0, 1), 8), batches)
+    assert torch.isfinite(method.loss(*batches[0]))
+    method.end_task(batches)
+    for readout in method.readouts:
+        scores = method.decode(method.encode_for(x, method.readouts), readout).rows
+        assert scores.argmax(1).eq(0).all() or readout in ("heads", "energy")
+        assert not scores.isnan().any()

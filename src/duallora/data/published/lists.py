@@ -79,8 +79,10 @@ def listed(classes: Sequence[str], files: Iterable[tuple[Path, str]], where: str
 
 
 def class_folders(root: Path, inside: str = "") -> list[tuple[Path, str]]:
-    """Each image of `root`/<class>/`inside`, with its class; sorted by class, then by name."""
-    found = []
+    """Each image of `root`/<class>/`inside`, with its class; sorted by class, then by name. None without `root`."""
+    found: list[tuple[Path, str]] = []
+    if not root.is_dir():
+        return found
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         images = folder / inside
         if images.is_dir():

@@ -34,9 +34,14 @@ class Carry:
         X, Y = torch.cat(self.old).double(), torch.cat(self.new).double()
         d = X.shape[1]
         centre, moved = X.mean(0), Y.mean(0)
-        Xc, Yc = X - centre, Y - moved
-        G = Xc.T @ Xc
-        alpha = self.ridge * G.trace() / d + 1e-12
-        delta = torch.linalg.solve(G + alpha * torch.eye(d, dtype=torch.float64), Xc.T @ (Yc - Xc))
+        Xc, change = X - centre, (Y - moved) - (X - centre)
+        alpha = self.ridge * Xc.square().sum() / d + 1e-12
+        # Both are the ridge solution; what is inverted is of the size of the smaller side.
+        if len(X) < d:
+            K = Xc @ Xc.T + alpha * torch.eye(len(X), dtype=torch.float64)
+            delta = Xc.T @ torch.cholesky_solve(change, torch.linalg.cholesky(K))
+        else:
+            G = Xc.T @ Xc + alpha * torch.eye(d, dtype=torch.float64)
+            delta = torch.cholesky_solve(Xc.T @ change, torch.linalg.cholesky(G))
         W = torch.eye(d, dtype=torch.float64) + delta
         return W, moved - centre @ W

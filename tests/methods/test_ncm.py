@@ -1,0 +1,20 @@
+"""Nearest class mean by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from duallora.backbone import Backbone
+from duallora.methods.base import Encoding, MethodConfig
+from duallora.methods.ncm import NCM, TEMPERATURE
+from tests_support import infos
+
+
+def test_scores_are_cosines_and_a_row_without_images_never_answers(backbone: Backbone) -> None:
+    method = NCM(backbone, MethodConfig())
+    method.begin_task(infos(0, (0, 1, 2), 3), [])
+    method.sums[0, 0], method.sums[1, 1] = 2.0, 5.0
+    x = torch.zeros(1, backbone.features)
+    x[0, 0], x[0, 1] = -3.0, -4.0
+    rows = method.decode(Encoding(x)).rows
+    torch.testing.assert_close(rows, torch.tensor([[-0.6, -0.8, -torch.inf]]) / TEMPERATURE)
