@@ -32,6 +32,13 @@ def test_the_shipped_streams() -> None:
     assert (cifar.stream.source, cifar.stream.increment) == ("cifar100", 10)
 
 
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configurations_leave_room_for_what_a_method_recommends(name: str) -> None:
+    assert load_config(name).training.learning_rate == 2e-3
+    assert load_config(name, ["method.name=l2p"]).training.learning_rate == 7.5e-3
+    assert load_config(name, ["method.name=slca"]).training.optimizer == "sgd"
+
+
 def test_overrides_win_over_the_file_and_have_types(tmp_path: Path) -> None:
     path = tmp_path / "my run.yaml"
     path.write_text("method: {name: lora, options: {rank: 4}}\ntraining:\n  epochs: 2\nstream:\n")

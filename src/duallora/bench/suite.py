@@ -49,9 +49,13 @@ class Figure(Closed):
 
     a_last: Percent | None = None
     a_avg: Percent | None = None
+    a_last_tasks: Percent | None = Field(None, description="as a mean over tasks")
+    a_avg_tasks: Percent | None = Field(None, description="as a mean over tasks")
     forgetting: Annotated[float, Field(ge=-100, le=100)] | None = None
     a_last_deviation: Percent | None = Field(None, description="as published: deviation or error, see `note`")
     a_avg_deviation: Percent | None = None
+    a_last_tasks_deviation: Percent | None = None
+    a_avg_tasks_deviation: Percent | None = None
     forgetting_deviation: Percent | None = None
     source: str = Field(description="where the figures stand: publication and table, or file of a repository")
     group: Group = Field("none", description="table in which the line is shown")
