@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from duallora.evaluation.results import RunResults
 
 METHODS = ("lora", "slda", "duallora", "joint")
-READOUT = "gaussian"  # the one that all four share: beside a method's own it tells read-out from learning
+READOUT = "quadratic"  # the one that all four share: beside a method's own it tells read-out from learning
 
 
 def demo(

@@ -65,7 +65,8 @@ class CoLoR(ReadingMethod):
         t(x) = argmin_t min_j | f_0(x) / |f_0(x)| - c_{t,j} |,      y(x) = argmax of head t(x) on f_{t(x)}(x).
 
     Trains: the newest adapter and head. Frozen: the backbone, earlier adapters and heads. Kept per task: an adapter, a
-    head, k centroids (and class Gaussians for the other read-outs). Two passes per image: the frozen one, then the chosen one.
+    head, k centroids (and class Gaussians for the other read-outs). Two passes per image: the frozen one, then the
+    chosen one.
 
     Where public sources are silent or were not seen: that the k-means is that of S-Prompts (l2 norm, k = 5, centroids
     not normalised again) is inferred from the authors' library; rank and placement were not seen, and are the library's

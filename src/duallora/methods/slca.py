@@ -41,7 +41,7 @@ class SLCA(Aligned):
     class a mean and a covariance, the heads as trained and as aligned. One pass per image.
 
     From the public code: SGD with momentum 0.9, rate 0.01 for heads and 1e-4 for the backbone, weight decay 5e-4 for
-    both, no clipping of gradients; these are `training`. Not taken over: 20 to 50 epochs of batches of 128 with one
+    both, no clipping of gradients; these are `recommended`. Not taken over: 20 to 50 epochs of batches of 128 with one
     step down of the rate near the end (here the library's epochs, batches and cosine), and training mode, which for
     these backbones differs only where they have dropout.
     """

@@ -24,8 +24,9 @@ class SLDA(ReadingMethod):
     """Frozen backbone, class means and one shared covariance, streaming (Deep SLDA, Hayes & Kanan 2020).
 
     Nothing trains. Kept: one mean per class, one covariance in all; for "quadratic", which the paper does not have, one
-    per class besides. One pass per image. Two differences from the paper, both in its favour: the covariance is the exact pooled one (the paper's running update approximates it), and it is
-    shrunk by OAS rather than by a fixed 1e-4 (`shrinkage=1e-4` gives the paper's).
+    per class besides. One pass per image. Two differences from the paper, both in its favour: the covariance is the
+    exact pooled one (the paper's running update approximates it), and it is shrunk by OAS rather than by a fixed 1e-4
+    (`shrinkage=1e-4` gives the paper's).
     """
 
     name: ClassVar[str] = "slda"
