@@ -33,7 +33,7 @@ def test_demo_leaves_results_and_a_page_and_does_not_repeat_itself(typed: Type, 
     (out / "report.html").unlink()
     again = typed("demo", "--out", out, *SMALL, "--json")
     assert again.code == 0
-    assert [run["method"] for run in again.document["runs"]][:3] == ["lora", "lora+gaussian", "slda"]
+    assert [run["method"] for run in again.document["runs"]][:3] == ["lora", "lora+quadratic", "slda"]
     assert Path(again.document["report"]).exists()
     assert times(out) == first
     other = typed("demo", "--out", out, *SMALL, "--set=seed=1")

@@ -1,6 +1,6 @@
 """Every choice of DualLoRA as a named field.
 
-The public sources leave them open, docs/ablation.md settles the defaults.
+The public sources leave them open; docs/ablation.md tells what is known of the defaults.
 """
 
 from __future__ import annotations

@@ -121,6 +121,7 @@ class DualLoRA(ReadingMethod):
             if self.carry:
                 self.carry.after(features)
         if self.carry:
+            # Class covariances stay as they were measured: the fitted change tells where means go, not how they spread.
             self.read.gaussians.carry(first, *self.carry.solve())
             self.carry = None
         self.log.capacity = []
