@@ -22,12 +22,17 @@ class Levels:
         self.count, self.class_token = count, bool(vit.has_class_token)
         self.prefix: int = vit.num_prefix_tokens  # type: ignore[assignment]
         self.vit = vit
-        self.seen: list[Tensor] = []
+        self.seen: list[tuple[Tensor, Tensor]] = []  # class token and mean patch token (b, d), float32, of each block
         for block in list(vit.blocks)[len(vit.blocks) - count :]:  # type: ignore[arg-type]
             block.register_forward_hook(self._see)
 
     def _see(self, _block: nn.Module, _inputs: object, tokens: Tensor) -> None:
-        self.seen.append(tokens)
+        # Copies: a view would keep the tokens of all blocks in memory until the pass ends.
+        first = tokens[:, 0].to(torch.float32, copy=True)
+        patches: int = self.vit.patch_embed.num_patches  # type: ignore[union-attr, assignment]
+        # Tokens that a method appended to the sequence are none of the image.
+        mean = tokens[:, self.prefix : self.prefix + patches].mean(1, dtype=torch.float32)
+        self.seen.append((first, mean))
 
     @staticmethod
     def width(dim: int, count: int, class_token: bool) -> int:
@@ -47,17 +52,15 @@ class Levels:
         seen, self.seen = self.seen, []
         if not seen:
             return final
-        patches: int = self.vit.patch_embed.num_patches  # type: ignore[union-attr, assignment]
-        parts: list[Tensor] = [final.float()]
+        parts: list[Tensor] = []
+        for depth, (first, mean) in enumerate(reversed(seen)):
+            if depth and self.class_token:
+                parts.append(first)
+            if depth or self.class_token:  # without a class token the final feature is the last mean already
+                parts.append(mean)
         with torch.autocast(final.device.type, enabled=False):
-            for depth, tokens in enumerate(reversed(seen)):
-                if depth and self.class_token:
-                    parts.append(tokens[:, 0])
-                if depth or self.class_token:  # without a class token the final feature is the last mean already
-                    # Tokens that a method appended to the sequence are none of the image.
-                    parts.append(tokens[:, self.prefix : self.prefix + patches].float().mean(1))
-            levels = [F.layer_norm(p.float(), p.shape[-1:]) for p in parts[1:]]
-        return torch.cat([parts[0], *levels], 1)
+            levels = [F.layer_norm(p, p.shape[-1:]) for p in parts]
+        return torch.cat([final.float(), *levels], 1)
 
 
 def fitting(dim: int, depth: int, class_token: bool) -> int:
