@@ -133,6 +133,19 @@ def test_nothing_kept_grows_with_the_number_of_images(name: str, backbones: Call
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_it_has_a_loss_where_something_trains(name: str, backbone: Backbone) -> None:
+    method = made(name, backbone)
+    method.begin_task(infos(0, (0, 1), 4, ((0, 1),)), [(images(4, 0), torch.tensor([0, 1, 0, 1]))])
+    x = images(4, 0)
+    if not method.trainable():
+        with pytest.raises(RuntimeError, match="nothing of it trains"):
+            method.loss(x, torch.tensor([0, 1, 0, 1]))
+    else:
+        features = method.encode(x).features.detach() if method.cached else x
+        assert method.loss(features, torch.tensor([0, 1, 0, 1])).requires_grad
+
+
 @pytest.mark.parametrize("name", [m for m in METHODS if get_method(m).frozen])
 def test_the_backbone_stays_frozen(name: str, backbone: Backbone) -> None:
     method = made(name, backbone)

@@ -16,7 +16,6 @@ from duallora.methods.base import BackboneLike, Batches, Encoding, Method, Metho
 from duallora.methods.heads import Heads
 from duallora.methods.reading import ReadingMethod
 from duallora.methods.rows import Rows
-from duallora.methods.spread import ClassSpread
 
 Drawing = Callable[[], tuple[Tensor, Tensor]]  # -> features (n, d) and their rows (n,)
 
@@ -102,9 +101,9 @@ class Aligned(ReadingMethod):
     task t of T. The aligned heads answer as read-out "align". The heads as trained stay as they are: the next alignment
     starts from them, and the method's own read-outs, which remain beside it, are those that it has without alignment.
 
-    Trains, beside what the method trains: a copy of all heads. Kept beside what the method keeps: the aligned heads and
-    Sigma_c as a Cholesky factor, d (d + 1) / 2 numbers per class (nothing where the covariance is shared); mu_c is the
-    mean of the Gaussian read-out, moved where the method moves it. No pass over images or per prediction is added.
+    Trains, beside what the method trains: a copy of all heads. Kept beside what the method keeps: the aligned
+    heads. mu_c and Sigma_c are those of the method's own Gaussian read-outs, mu_c moved where the method moves it. No
+    pass over images or per prediction is added.
 
     From the public code of SLCA, and of InfLoRA+CA but for what is said: the defaults of `AlignSettings` (InfLoRA+CA
     leaves the logits of CIFAR-100 as they are: `logit_norm=None`); the fading of means, of which the paper is not known
@@ -117,12 +116,8 @@ class Aligned(ReadingMethod):
     config: Any  # has .align
 
     def __init__(self, backbone: BackboneLike, config: MethodConfig, *rest: float | str) -> None:
-        """The method's own set-up, then Gaussians that hold each class's covariance where that is asked for."""
+        """The method's own set-up, and no aligned head yet."""
         super().__init__(backbone, config, *rest)
-        pooled = self.read.gaussians
-        if self.alignment.covariance == "class":
-            own = backbone.dim  # what heads read
-            self.read.gaussians = ClassSpread(pooled.dim, pooled.shrinkage, self.alignment.ridge, own)
         self.aligned = Heads(backbone.dim)
 
     @property
@@ -133,9 +128,7 @@ class Aligned(ReadingMethod):
     def end_task(self, batches: Batches) -> None:
         """The method's own pass, which feeds the Gaussians, then the alignment."""
         super().end_task(batches)
-        gaussians, heads = self.read.gaussians, self.read.heads.state()
-        if isinstance(gaussians, ClassSpread):
-            gaussians.seal()
+        heads = self.read.heads.state()
         sizes = heads["sizes"].tolist()
         if len(sizes) > 1:
             draw = self._drawing(sizes, heads["weight"].device)
@@ -162,12 +155,15 @@ class Aligned(ReadingMethod):
 
     def _factors(self) -> Callable[[int], Tensor]:
         """Row -> Cholesky factor (d, d) of the covariance that its features are drawn with."""
-        gaussians = self.read.gaussians
-        if isinstance(gaussians, ClassSpread):
-            return gaussians.factor
-        d = self.backbone.dim
+        d, gaussians = self.backbone.dim, self.read.gaussians
         shared = torch.linalg.cholesky(gaussians.covariance()[:d, :d]).float()
-        return lambda row: shared
+        if self.alignment.covariance == "shared":
+            return lambda row: shared
+        held = {  # once, not for every draw
+            row: self.read.covariances.factor(row, self.alignment.ridge) if count > 1 else shared
+            for row, count in enumerate(gaussians.counts.tolist())
+        }
+        return held.__getitem__
 
     def encode_for(self, images: Tensor, readouts: Iterable[str]) -> Encoding:
         """As the method does; the aligned heads read what the heads read."""

@@ -2,7 +2,7 @@
 
 A method sees images, labels and what task they belong to; never a loader, an optimiser, a device wrapper or a file.
 Life of a method: for each task `begin_task`, then (if anything trains) many `loss` and `after_step`, then `end_task`;
-at any time `encode` and `decode`; `state` and `load_state` carry it over a save.
+between tasks `encode` and `decode`; `state` and `load_state` carry it over a save.
 """
 
 from __future__ import annotations
@@ -170,8 +170,12 @@ class Method(nn.Module, ABC):
         """Called after every update of the parameters (proximal steps, projections)."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Training loss of a batch: images (b, 3, S, S) (features (b, D) if `cached`), labels (b,) class indices."""
-        raise NotImplementedError(f"{self.name} has nothing to train")
+        """Training loss of a batch: images (b, 3, S, S) (features (b, D) if `cached`), labels (b,) class indices.
+
+        Raises:
+            RuntimeError: `trainable` is empty, as for methods that only gather statistics; the loop never asks those.
+        """
+        raise RuntimeError(f"'{self.name}' has no loss: nothing of it trains, it learns in end_task alone")
 
     @abstractmethod
     def end_task(self, batches: Batches) -> None:

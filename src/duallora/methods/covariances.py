@@ -29,7 +29,7 @@ class ClassCovariances:
         self.dim, self.prior = dim, prior
         self.packed = torch.zeros(0, dim * (dim + 1) // 2)
         self._sums = torch.zeros(0, dim, dim, dtype=torch.float64)  # of x x^T, for the rows not yet sealed
-        self._solved: tuple[Tensor, Tensor] | None = None
+        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
 
     def grow(self, rows: int) -> None:
         """Make room for the rows of a new task."""
@@ -51,16 +51,27 @@ class ClassCovariances:
         self.packed = torch.cat([self.packed, S[:, i, j].float()])
         self._sums, self._solved = self._sums[:0], None
 
-    def covariances(self, rows: slice | int) -> Tensor:
-        """S_r (..., d, d) of some rows, float64."""
-        held = self.packed[rows].double()
-        S = held.new_zeros(*held.shape[:-1], self.dim, self.dim)
+    def covariance(self, row: int) -> Tensor:
+        """S_r (d, d), float64."""
+        held = self.packed[row].double()
+        S = held.new_zeros(self.dim, self.dim)
         i, j = torch.tril_indices(self.dim, self.dim)
-        S[..., i, j] = S[..., j, i] = held
+        S[i, j] = S[j, i] = held
         return S
 
-    def _solve(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor]:
-        """Sigma_r^-1 - Sigma^-1 (R, d, d) and log(|Sigma_r| / |Sigma|) / 2 (R,), float32."""
+    def factor(self, row: int, ridge: float) -> Tensor:
+        """Cholesky factor L (d, d) of S_r + ridge I, lower triangular, float32.
+
+        L z has that covariance for normal z.
+        """
+        S = self.covariance(row)
+        # What rounding to float32 took must not leave a negative eigenvalue, however large S and small the ridge.
+        least = max(ridge, 1e-6 * float(S.diagonal().mean()), 1e-12)
+        L: Tensor = torch.linalg.cholesky(S + least * torch.eye(self.dim, dtype=torch.float64))
+        return L.float()
+
+    def _solve(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor, Tensor]:
+        """Sigma_r^-1 - Sigma^-1 (R, d, d), log(|Sigma_r| / |Sigma|) / 2 (R,) and mu_r (R, d), float32."""
         if self._solved is None:
             Sigma = gaussians.covariance()[: self.dim, : self.dim]
             L = torch.linalg.cholesky(Sigma)
@@ -69,18 +80,18 @@ class ClassCovariances:
             freedom = (gaussians.counts - 1).clamp_min(0)
             for r in range(len(self.packed)):  # one after another: all at once would take R d^2 float64 several times
                 weight = freedom[r] / (self.prior * self.dim + freedom[r])
-                own = torch.linalg.cholesky((1 - weight) * Sigma + weight * self.covariances(r))
+                own = torch.linalg.cholesky((1 - weight) * Sigma + weight * self.covariance(r))
                 forms.append((torch.cholesky_inverse(own) - shared).float())
                 levels.append((own.diagonal().log().sum() - level).float())
-            self._solved = (torch.stack(forms), torch.stack(levels))
+            means = gaussians.means[:, : self.dim].float()
+            self._solved = (torch.stack(forms), torch.stack(levels), means)
         return self._solved
 
     def correction(self, features: Tensor, gaussians: ClassGaussians) -> Tensor:
         """What the quadratic term adds to the scores: (b, D) -> (b, R)."""
-        forms, levels = (t.to(features.device) for t in self._solve(gaussians))
-        self._solved = (forms, levels)  # moved once, not for every batch
         x = features[:, : self.dim].float()
-        means = gaussians.means[:, : self.dim].float().to(x.device)
+        forms, levels, means = (t.to(x.device) for t in self._solve(gaussians))
+        self._solved = (forms, levels, means)  # moved once, not for every batch
         parts = []
         with torch.autocast(x.device.type, enabled=False):
             for rows in torch.arange(len(forms), device=x.device).split(ROWS_AT_ONCE):
