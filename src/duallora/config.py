@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from duallora.errors import DualLoRAError, unknown
+from duallora.errors import DualLoRAError
 from duallora.settings import validated
 from duallora.training.settings import TrainingSettings
+from duallora.yaml_files import read_yaml, shipped
+
+FOLDER = "configs"  # of the package: those that come with it
 
 
 class Closed(BaseModel):
@@ -124,7 +126,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     >>> load_config("digits", ["training.epochs=3", "method.name=slda"]).training.epochs
     3
     """
-    data = apply_overrides(_read_yaml(path), overrides)
+    data = apply_overrides(read_yaml(path, "config", FOLDER, example="stream"), overrides)
     return checked_config(RunConfig, data, f"config '{path}'")
 
 
@@ -186,8 +188,7 @@ def shipped_configs() -> list[str]:
     >>> shipped_configs()
     ['cifar100-10', 'digits']
     """
-    folder = resources.files("duallora") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return list(shipped(FOLDER))
 
 
 def _yaml_value(value: str, text: str) -> Any:
@@ -195,31 +196,3 @@ def _yaml_value(value: str, text: str) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise DualLoRAError(f"cannot set '{text}': the value is no YAML; put it in quotes: \"'...'\"") from error
-
-
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file or shipped configuration."""
-    file = Path(path).expanduser()
-    shipped = str(path) in shipped_configs() and not file.exists()
-    try:
-        source = resources.files("duallora") / "configs" / f"{path}.yaml" if shipped else file
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if file.suffix or len(file.parts) > 1:
-            raise DualLoRAError(
-                f"config file '{path}' does not exist; give a YAML file, or one of those that come with duallora: "
-                f"{', '.join(shipped_configs())}"
-            ) from error
-        raise unknown("config", str(path), shipped_configs()) from error
-    except OSError as error:
-        raise DualLoRAError(f"config file '{path}' cannot be read ({error.strerror}); give a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise DualLoRAError(f"config file '{path}' is no text in UTF-8; give a YAML file") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise DualLoRAError(f"config file '{path}' is no valid YAML: {reason}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise DualLoRAError(f"config file '{path}' holds a {type(data).__name__}, expected keys such as 'stream:'")
-    return data

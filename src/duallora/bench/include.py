@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
 import yaml
 
 from duallora.bench.cells import merged
 from duallora.errors import DualLoRAError, unknown
+from duallora.yaml_files import shipped
 
 
 def shared(kind: str) -> list[str]:
@@ -17,8 +17,7 @@ def shared(kind: str) -> list[str]:
     >>> shared("rows")
     ['standard', 'vit-b']
     """
-    folder = resources.files("duallora") / "bench" / kind
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return list(shipped(f"bench/{kind}"))
 
 
 def with_included(data: dict[str, Any], where: str) -> dict[str, Any]:
@@ -57,9 +56,9 @@ def _protocol(held: Any, where: str) -> Any:
 
 def _files(kind: str, names: Any, where: str) -> dict[str, Any]:
     held: dict[str, Any] = {}
-    for name in names if isinstance(names, list) else [names]:
-        if name not in shared(kind):
-            raise unknown(f"name in {where}: include", str(name), shared(kind))
-        text = (resources.files("duallora") / "bench" / kind / f"{name}.yaml").read_text(encoding="utf-8")
-        held = merged(held, yaml.safe_load(text))
+    known = shipped(f"bench/{kind}")
+    for name in map(str, names if isinstance(names, list) else [names]):
+        if name not in known:
+            raise unknown(f"name in {where}: include", name, known)
+        held = merged(held, yaml.safe_load(known[name].read_text(encoding="utf-8")))
     return held

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from duallora.bench.include import with_included
 from duallora.bench.suite import Figure, Protocol, Row, Settings, Suite
-from duallora.errors import DualLoRAError, unknown
+from duallora.errors import DualLoRAError
 from duallora.settings import validated
+from duallora.yaml_files import read_yaml, shipped
+
+FOLDER = "bench/suites"  # of the package: those that come with it
 
 
 def shipped_suites() -> list[str]:
@@ -20,8 +20,7 @@ def shipped_suites() -> list[str]:
     >>> "cifar100-10" in shipped_suites()
     True
     """
-    folder = resources.files("duallora") / "bench" / "suites"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return list(shipped(FOLDER))
 
 
 def load_suite(path: str | Path) -> tuple[str, Suite]:
@@ -36,7 +35,10 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     """
     name = Path(path).stem
     where = f"suite '{name}'"
-    data = with_included(_read(path), where)
+    data = read_yaml(path, "suite", FOLDER, example="title")
+    if not data:
+        raise DualLoRAError(f"suite file '{path}' holds nothing, expected keys: {', '.join(Suite.model_fields)}")
+    data = with_included(data, where)
     parts = _part(data, "rows", Row, f"{where}: row") | _part(data, "protocols", Protocol, f"{where}: protocol")
     if isinstance(data.get("base"), dict):
         parts["base"] = validated(Settings, data["base"], f"{where}: base")
@@ -78,29 +80,3 @@ def _mapping(values: object, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DualLoRAError(f"{where} is {values!r}, expected keys with values, such as method: {{name: slda}}")
     return values
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    """The mapping in a suite's file."""
-    file = Path(path).expanduser()
-    shipped = str(path) in shipped_suites() and not file.is_file()
-    try:
-        source = resources.files("duallora") / "bench" / "suites" / f"{path}.yaml" if shipped else file
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if file.suffix or len(file.parts) > 1:
-            raise DualLoRAError(
-                f"suite file '{path}' does not exist; give a YAML file, or one of those that come with duallora: "
-                f"{', '.join(shipped_suites())}"
-            ) from error
-        raise unknown("suite", str(path), shipped_suites()) from error
-    except OSError as error:
-        raise DualLoRAError(f"suite file '{path}' cannot be read ({error.strerror}); give a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise DualLoRAError(f"suite file '{path}' is no text in UTF-8; give a YAML file") from error
-    except yaml.YAMLError as error:
-        raise DualLoRAError(f"suite file '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        kind = "nothing" if data is None else f"a {type(data).__name__}"
-        raise DualLoRAError(f"suite file '{path}' holds {kind}, expected keys: {', '.join(Suite.model_fields)}")
-    return data

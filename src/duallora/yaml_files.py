@@ -1,0 +1,59 @@
+"""Read YAML files, a user's or one that comes with the package, with messages that say what to type."""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from duallora.errors import DualLoRAError, unknown
+
+
+def shipped(folder: str) -> dict[str, Traversable]:
+    """The YAML files of a folder of the package, by name without ending, sorted by that.
+
+    >>> list(shipped("configs"))
+    ['cifar100-10', 'digits']
+    """
+    entries = {e.name: e for e in resources.files("duallora").joinpath(*folder.split("/")).iterdir()}
+    names = sorted(name.removesuffix(".yaml") for name in entries if name.endswith(".yaml"))
+    return {name: entries[f"{name}.yaml"] for name in names}
+
+
+def read_yaml(path: str | Path, what: str, folder: str, example: str) -> dict[str, Any]:
+    """The mapping in a file, or in the shipped file of that bare name; empty where the file is.
+
+    Args:
+        path: of a YAML file; or a name among `shipped(folder)`, unless a file is called so.
+        what: what it is, for messages: "config", "suite".
+        folder: of the package, where the shipped ones lie; parts apart by "/".
+        example: a key that such a file may have, for messages.
+
+    Raises:
+        DualLoRAError: the file is missing (with the nearest shipped name), unreadable, no YAML, or no mapping.
+    """
+    file, known = Path(path).expanduser(), shipped(folder)
+    try:
+        source = known[str(path)] if str(path) in known and not file.is_file() else file
+        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if file.suffix or len(file.parts) > 1:
+            raise DualLoRAError(
+                f"{what} file '{path}' does not exist; give a YAML file, or one of those that come with duallora: "
+                f"{', '.join(known)}"
+            ) from error
+        raise unknown(what, str(path), list(known)) from error
+    except OSError as error:
+        raise DualLoRAError(f"{what} file '{path}' cannot be read ({error.strerror}); give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise DualLoRAError(f"{what} file '{path}' is no text in UTF-8; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise DualLoRAError(f"{what} file '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise DualLoRAError(f"{what} file '{path}' holds a {type(data).__name__}, expected keys such as '{example}:'")
+    return data
