@@ -14,7 +14,8 @@ import pytest
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.report import write_report
-from duallora.report.page import render, share, size
+from duallora.report.numbers import share, size
+from duallora.report.page import render
 
 Maker = Callable[..., RunResults]
 

@@ -6,17 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from duallora.bench.aggregate import FIGURES, TITLES, Line, best, costs, tables
 from duallora.bench.index import Index
 from duallora.bench.table import KINDS, facts, source_of
-from duallora.report import palette
-from duallora.report.charts import MARKERS, Curves, curves
-from duallora.report.page import LARGE, seconds, share, size, whole
+from duallora.report.charts import Curves, curves
 from duallora.report.summary import Figure
-from duallora.versions import duallora_version
+from duallora.report.templating import rendered
 
 
 @dataclass(frozen=True)
@@ -45,21 +40,9 @@ def page(index: Index, lines: Sequence[Line]) -> str:
     numbers = {line.label: n for n, line in enumerate([line for line in lines if line.published], 1)}
     trainings = list({line.row: line for line in reversed(measured)}.values())[::-1]
     spent = [(line, line.group.seconds, costs(line)) for line in trainings]
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("duallora.bench"), jinja2.PackageLoader("duallora.report")]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "share": share,
-        "seconds": seconds,
-        "size": size,
-        "whole": whole,
-        "level": palette.level_of,
-    }
-    text = environment.get_template("bench.html.j2").render(
+    return rendered(
+        "bench.html.j2",
+        "duallora.bench",
         index=index,
         facts=facts([run for line in measured for run in line.runs]).replace("`", ""),
         heads=list(FIGURES.values()),
@@ -70,15 +53,7 @@ def page(index: Index, lines: Sequence[Line]) -> str:
         about={name: row.about for name, row in index.rows.items() if row.about},
         files=sum(len(line.runs) for line in measured),
         hue_of=hue_of,
-        markers=MARKERS,
-        large=LARGE,
-        levels=palette.LEVELS,
-        hues=len(palette.LIGHT_SERIES),
-        version=duallora_version(),
-        light=Markup(palette.css_variables(dark=False)),  # numbers and colours of ours: nothing to escape
-        dark=Markup(palette.css_variables(dark=True)),
     )
-    return text if text.endswith("\n") else text + "\n"
 
 
 def _hues(lines: Sequence[Line]) -> dict[str, int]:

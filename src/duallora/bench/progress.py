@@ -17,7 +17,7 @@ from duallora.bench.processes import Failure
 from duallora.bench.state import State
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
-from duallora.report.page import seconds, share
+from duallora.report.numbers import seconds, share
 
 LIVE_ROWS = 40  # more do not fit a screen: then only rows that have something to do are shown
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from duallora.bench.aggregate import FIGURES, TITLES, Line, best, collect, costs, tables
 from duallora.bench.index import Index
 from duallora.evaluation.results import RunResults
-from duallora.report.page import seconds, size
+from duallora.report.numbers import seconds, size
 from duallora.report.summary import Figure
 
 BRIEF = ("a_last", "a_avg", "forgetting", "task_il", "task_id")

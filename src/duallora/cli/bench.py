@@ -155,7 +155,7 @@ def _show_plan(console: Console, grid: Grid, chosen: list[Cell], planned: Plan, 
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from duallora.report.page import seconds
+    from duallora.report.numbers import seconds
 
     table = Table(box=SIMPLE_HEAD, title=f"{grid.suite.title}: {grid.folder}", title_justify="left")
     for head in ("cell", "state", "A last", "time left", "estimated from"):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.files import write_text_atomic
-from duallora.report import palette
-from duallora.report.charts import MARKERS, Curves, curves
+from duallora.report.charts import Curves, curves
 from duallora.report.summary import Benchmark, Figure, benchmarks
-from duallora.versions import duallora_version
+from duallora.report.templating import rendered
 
 TITLE = "Learning task after task"
-LARGE = 12  # matrices with more tasks are shown without decimals and in full width
 
 
 @dataclass(frozen=True)
@@ -74,89 +68,19 @@ def render(runs: Sequence[RunResults], title: str = TITLE) -> str:
     """
     if not runs:
         raise DualLoRAError("there are no runs to report; give at least one, for instance from collect_runs(folder)")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("duallora.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "share": share,
-        "seconds": seconds,
-        "size": size,
-        "whole": whole,
-        "level": palette.level_of,
-        "pretty": lambda data: json.dumps(data, indent=2, ensure_ascii=False),
-    }
-    environment.globals |= {
-        "charts": _charts,
-        "columns": _columns,
-        "forgetting_bars": _forgetting_bars,
-        "phases": _phases,
-        "markers": MARKERS,
-        "large": LARGE,
-    }
     grouped = benchmarks(runs)
     labels = dict.fromkeys(method.label for benchmark in grouped for method in benchmark.methods)
-    page = environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
         title=title,
         benchmarks=grouped,
         hue_of={label: index for index, label in enumerate(labels)},  # the same method looks the same everywhere
         runs=runs,
-        version=duallora_version(),
-        light=Markup(palette.css_variables(dark=False)),  # numbers and colours of ours: nothing to escape
-        dark=Markup(palette.css_variables(dark=True)),
-        levels=palette.LEVELS,
-        hues=len(palette.LIGHT_SERIES),
+        charts=_charts,
+        columns=_columns,
+        forgetting_bars=_forgetting_bars,
+        phases=_phases,
     )
-    return page if page.endswith("\n") else page + "\n"
-
-
-def share(value: float | None, decimals: int = 1) -> str:
-    """A share in percent, without the sign for it; a true minus sign.
-
-    >>> share(0.8756), share(None)
-    ('87.6', '\\u2013')
-    """
-    if value is None:
-        return "\u2013"
-    text = f"{100 * value:.{decimals}f}"
-    return text.replace("-", "\u2212") if float(text) else f"{0:.{decimals}f}"
-
-
-def seconds(value: float) -> str:
-    """A duration in the unit that suits it.
-
-    >>> seconds(0.034), seconds(75), seconds(3600)
-    ('0.03\\xa0s', '75.0\\xa0s', '60.0\\xa0min')
-    """
-    if value < 120:
-        return f"{value:.{2 if value < 10 else 1}f}\u00a0s"
-    return f"{value / 60:.1f}\u00a0min" if value < 7200 else f"{value / 3600:.1f}\u00a0h"
-
-
-def size(value: float) -> str:
-    """A number of bytes in the decimal unit that suits it.
-
-    >>> size(812_000_000)
-    '812\\xa0MB'
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return (
-                f"{value / factor:.3g}\u00a0{unit}" if value < 999.5 * factor else f"{value / factor:.0f}\u00a0{unit}"
-            )
-    return f"{value:.0f}\u00a0B"
-
-
-def whole(value: float) -> str:
-    """A whole number with thin spaces between thousands.
-
-    >>> whole(36864)
-    '36\\u202f864'
-    """
-    return f"{value:,.0f}".replace(",", "\u202f")
 
 
 def _charts(benchmark: Benchmark, hue_of: Mapping[str, int]) -> list[tuple[str, Curves]]:
