@@ -88,6 +88,8 @@ def test_the_fine_tuned_backbone_is_kept_and_restored(backbones: Callable[..., B
     assert method.cost().bytes_kept > weights
     with pytest.raises(DualLoRAError, match=r"backbone\.vit\..*load the model on the backbone"):
         SLCA(backbones(dim=16), SLCAConfig()).load_state(state)
+    with pytest.raises(DualLoRAError, match=r"backbone\.more was saved, but this backbone has none"):
+        SLCA(backbones(), SLCAConfig()).load_state(state | {"backbone.more": x})
 
 
 def test_a_saved_model_continues(

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from duallora.errors import DualLoRAError
 from duallora.lowrank.adapted import LowRank, Slot
+from duallora.lowrank.saved import saved_tensor
 
 
 class Bank(nn.Module):
@@ -110,11 +110,8 @@ class Banks(nn.Module):
             for name in bank.rows:
                 for factor in ("A", "B") if count else ():
                     key, own = f"{i}.{name}.{factor}", [getattr(update, factor) for update in bank.of(name)]
-                    expected = (count, *own[0].shape)
-                    if key not in state or tuple(state[key].shape) != expected:
-                        found = f"shape {tuple(state[key].shape)}" if key in state else "missing"
-                        raise DualLoRAError(f"adapter {key}: {found}, expected shape {expected}")
-                    for parameter, saved in zip(own, state[key], strict=True):
+                    factors = saved_tensor(state, key, (count, *own[0].shape), "adapter ")
+                    for parameter, saved in zip(own, factors, strict=True):
                         parameter.data.copy_(saved)
         self.count = count
         self.freeze()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from duallora.errors import DualLoRAError
+from duallora.lowrank.saved import saved_tensor
 
 
 class Folded(nn.Module):
@@ -50,18 +51,8 @@ class Folded(nn.Module):
         """
         if self.ranks:
             raise DualLoRAError(f"{len(self.ranks)} updates are folded already; load into a new method")
-        missing = {"A", "B", "ranks"} - set(state)
-        if missing:
-            raise DualLoRAError(
-                f"folded updates: {', '.join(sorted(missing))} missing; the state is not of this method"
-            )
-        ranks: list[int] = state["ranks"].tolist()
-        found = tuple(state["A"].shape), tuple(state["B"].shape)
-        expected = (sum(ranks), self.A.shape[1]), (self.width, sum(ranks))
-        if found != expected:
-            raise DualLoRAError(
-                f"folded updates: factors of shapes {found}, expected {expected}; is it another backbone?"
-            )
-        A, B = state["A"].to(self.A), state["B"].to(self.B)
+        ranks: list[int] = saved_tensor(state, "ranks", (None,), "folded updates: ").tolist()
+        A = saved_tensor(state, "A", (sum(ranks), self.A.shape[1]), "folded updates: ").to(self.A)
+        B = saved_tensor(state, "B", (self.width, sum(ranks)), "folded updates: ").to(self.B)
         for down, up in zip(A.split(ranks), cast(tuple[Tensor, ...], B.split(ranks, 1)), strict=True):
             self.add(down, up.contiguous())

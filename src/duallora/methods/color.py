@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from duallora.errors import DualLoRAError
 from duallora.lowrank import slots
 from duallora.lowrank.bank import Banks
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import (
     BackboneLike,
     Batches,
@@ -165,11 +165,7 @@ class CoLoR(ReadingMethod):
         Raises:
             DualLoRAError: a tensor is missing or has another shape.
         """
-        centroids = state.get("centroids")
-        if centroids is None or centroids.shape[1:] != self.centroids.shape[1:]:
-            found = "missing" if centroids is None else f"shape {tuple(centroids.shape)}"
-            expected = f"(T, k, d) with (k, d) = {tuple(self.centroids.shape[1:])}"
-            raise DualLoRAError(f"centroids: {found}, expected {expected}")
+        centroids = saved_tensor(state, "centroids", (None, *self.centroids.shape[1:]))
         super().load_state(state)
         self.banks.load_state(part("banks", state))
         self.centroids = centroids.to(self.centroids.device, copy=True)

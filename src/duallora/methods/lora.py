@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from duallora.errors import DualLoRAError
 from duallora.lowrank import AdaptedLinear, LowRank, slots
 from duallora.lowrank.gated import GatedLowRank, Gates
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import BackboneLike, Batches, MethodConfig, State, part, prefixed
 from duallora.methods.reading import ReadingMethod
 
@@ -132,8 +132,5 @@ class LoRA(ReadingMethod):
             if isinstance(update, GatedLowRank) and "A" in saved:
                 update.resize(len(saved["A"]))  # the rank is what training left of it
             for key, own in self.kept(update).items():
-                if key not in saved or saved[key].shape != own.shape:
-                    found = f"shape {tuple(saved[key].shape)}" if key in saved else "missing"
-                    raise DualLoRAError(f"update.{name}.{key}: {found}, expected shape {tuple(own.shape)}")
                 with torch.no_grad():
-                    own.copy_(saved[key])
+                    own.copy_(saved_tensor(saved, key, own.shape, f"update.{name}."))

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from duallora.errors import DualLoRAError
 from duallora.lowrank import slots
 from duallora.lowrank.bank import Banks
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import (
     BackboneLike,
     Batches,
@@ -140,12 +140,11 @@ class RanPAC(ReadingMethod):
         Raises:
             DualLoRAError: a tensor is missing or has another shape.
         """
-        ridge, own = part("ridge", state), self.ridge.G.shape
-        if "G" not in ridge or ridge["G"].shape != own or "P" not in state:
-            found = tuple(ridge["G"].shape) if "G" in ridge else "none"
-            raise DualLoRAError(f"saved sums G of shape {found} do not fit projection={self.config.projection}")
+        ridge = part("ridge", state)
+        saved_tensor(ridge, "G", self.ridge.G.shape, f"projection={self.config.projection}: ridge.")
+        P = saved_tensor(state, "P", (self.backbone.features, None))
         super().load_state(state | {"read.heads.sizes": self.rows.task_index()[:0]})
         self.ridge.load_state(ridge)
         self.banks.load_state(part("banks", state))
         self.banks.use(0 if len(self.banks) else None)
-        self.P = state["P"].to(self.P.device, copy=True)
+        self.P = P.to(self.P.device, copy=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from duallora.errors import DualLoRAError
+from duallora.lowrank.saved import REMEDY, saved_tensor
 from duallora.methods.align import Aligned, AlignSettings
 from duallora.methods.base import BackboneLike, Group, MethodConfig, State, part, prefixed
 
@@ -84,13 +85,9 @@ class SLCA(Aligned):
     def load_state(self, state: State) -> None:
         """Restore `state()`, the backbone's weights too."""
         own, saved = self._network().state_dict(), part("backbone", state)
-        for name in own.keys() | saved.keys():
-            have, want = saved.get(name), own.get(name)
-            if have is None or want is None or have.shape != want.shape:
-                found, expected = (None if t is None else tuple(t.shape) for t in (have, want))
-                raise DualLoRAError(
-                    f"backbone.{name}: shape {found} was saved, this backbone has {expected}; "
-                    "load the model on the backbone that it was trained on"
-                )
+        for name, tensor in own.items():
+            saved_tensor(saved, name, tensor.shape, "backbone.")
+        if surplus := saved.keys() - own.keys():
+            raise DualLoRAError(f"backbone.{min(surplus)} was saved, but this backbone has none; {REMEDY}")
         self._network().load_state_dict(saved)
         super().load_state({k: v for k, v in state.items() if not k.startswith("backbone.")})

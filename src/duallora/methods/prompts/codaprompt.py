@@ -117,4 +117,4 @@ class CODAPrompt(TwoPassMethod):
         """Restore `state()`."""
         super().load_state(state)
         for name, part in self._parts():
-            part.load(state.get(name), name)
+            part.load(state, name)

@@ -117,5 +117,5 @@ class DualPrompt(TwoPassMethod):
         """Restore `state()`."""
         super().load_state(state)
         restore([("general", self.general)], state)
-        self.experts.load(state.get("experts"), "experts")
-        self.keys.load(state.get("keys"), "keys")
+        self.experts.load(state, "experts")
+        self.keys.load(state, "keys")

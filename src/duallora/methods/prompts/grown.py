@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from duallora.errors import DualLoRAError
+from duallora.lowrank.saved import saved_tensor
+from duallora.methods.base import State
 
 
 class Grown(nn.Module):
@@ -42,16 +43,12 @@ class Grown(nn.Module):
         """All rows; gradients reach the newest only."""
         return torch.cat([self.earlier, self.newest])
 
-    def load(self, rows: Tensor | None, name: str) -> None:
-        """Restore all rows, frozen.
+    def load(self, state: State, name: str) -> None:
+        """Restore all rows, frozen, from the tensor of that name.
 
         Raises:
             DualLoRAError: the tensor is missing or its rows have another shape.
         """
-        shape = tuple(self.earlier.shape[1:])
-        if rows is None or tuple(rows.shape[1:]) != shape:
-            found = "missing" if rows is None else f"rows of shape {tuple(rows.shape[1:])}"
-            raise DualLoRAError(f"{name}: {found}, expected rows of shape {shape}")
-        device = self.earlier.device
-        self.earlier = rows.detach().clone().to(device)
+        rows = saved_tensor(state, name, (None, *self.earlier.shape[1:]))
+        self.earlier = rows.detach().clone().to(self.earlier.device)
         self.newest = nn.Parameter(self.earlier[:0].clone(), requires_grad=False)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from duallora.errors import DualLoRAError
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import Cost, Encoding, MethodConfig, State
 from duallora.methods.reading import ReadingMethod
 
@@ -71,8 +71,4 @@ def restore(parameters: Iterable[tuple[str, nn.Parameter]], state: State) -> Non
         DualLoRAError: one is missing or has another shape.
     """
     for name, own in parameters:
-        saved = state.get(name)
-        if saved is None or saved.shape != own.shape:
-            found = "missing" if saved is None else f"shape {tuple(saved.shape)}"
-            raise DualLoRAError(f"{name}: {found}, expected shape {tuple(own.shape)}")
-        own.data.copy_(saved)
+        own.data.copy_(saved_tensor(state, name, own.shape))
