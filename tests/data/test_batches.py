@@ -95,7 +95,7 @@ def test_augmentation_does_not_depend_on_the_batch_size(noise: ImageSet, preproc
 
 def test_augmentation_changes_the_images_between_epochs(noise: ImageSet, preprocessing: Preprocessing) -> None:
     seen = {}
-    for augment in ("standard", "crop", "none"):
+    for augment in ("standard", "shift", "crop", "none"):
         batches = Batches(noise, preprocessing, batch_size=23, train=True, augment=augment)  # type: ignore[arg-type]
         sums = []
         for epoch in range(2):
@@ -103,7 +103,7 @@ def test_augmentation_changes_the_images_between_epochs(noise: ImageSet, preproc
             images, _ = all_of(batches)
             sums.append(images.sum((1, 2, 3)).sort().values)
         seen[augment] = torch.allclose(sums[0], sums[1], atol=1e-2)
-    assert seen == {"standard": False, "crop": False, "none": True}
+    assert seen == {"standard": False, "shift": False, "crop": False, "none": True}
 
 
 @settings(deadline=None)

@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,13 +100,23 @@ def test_training_kinds() -> None:
     image = random_image(20, 24)
     assert torch.equal(training_transform(p, "none")(image), evaluation_transform(p)(image))
     flipped, straight = [0.5, 0.5, 0.5, 0.5, 0.1], [0.5, 0.5, 0.5, 0.5, 0.9]
-    standard, crop = training_transform(p, "standard"), training_transform(p, "crop")
+    standard, crop, shift = (training_transform(p, kind) for kind in ("standard", "crop", "shift"))
     assert torch.equal(standard(image, flipped), standard(image, straight).flip(-1))
     assert torch.equal(crop(image, flipped), crop(image, straight))
+    assert torch.equal(shift(image, flipped), shift(image, straight).flip(-1))
     assert standard(image).shape == (3, 16, 16)
     assert not torch.equal(standard(image, [0.0, 0.5, 0.0, 0.0, 0.9]), standard(image, [0.0, 0.5, 0.9, 0.9, 0.9]))
     with pytest.raises(DualLoRAError, match="unknown augmentation 'standart'; did you mean 'standard'"):
         training_transform(p, "standart")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (2, 2), (0, 4), (3, 1)])
+def test_a_shift_mirrors_the_border(down: int, right: int) -> None:
+    image = random_image(32, 32)
+    wide = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)), mode="reflect")  # an eighth of the side
+    draws = [0.5, 0.5, (2 * down + 0.5) / 9, (2 * right + 0.5) / 9, 0.9]
+    shifted = training_transform(Preprocessing(32, HALF, HALF), "shift")(image, draws)
+    assert np.array_equal(shifted.numpy(), wide[:, 2 * down : 2 * down + 32, 2 * right : 2 * right + 32])
 
 
 def test_training_is_torchvisions_resized_crop() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from duallora.backbone import Backbone
 from duallora.methods import Method, get_method, list_methods
@@ -144,6 +145,25 @@ def test_it_has_a_loss_where_something_trains(name: str, backbone: Backbone) -> 
     else:
         features = method.encode(x).features.detach() if method.cached else x
         assert method.loss(features, torch.tensor([0, 1, 0, 1])).requires_grad
+
+
+@pytest.mark.parametrize("name", [m for m in METHODS if not get_method(m).cached])
+def test_labels_may_be_shares(name: str, backbones: Callable[..., Backbone]) -> None:
+    """Of blended images: sure shares are as good as indices; otherwise the loss is between those of the two labels."""
+    one, other = torch.tensor([2, 3, 2, 3]), torch.tensor([3, 3, 2, 2])
+    shares = F.one_hot(one, 5).float(), 0.75 * F.one_hot(one, 5) + 0.25 * F.one_hot(other, 5)
+    losses = []
+    for labels in (one, shares[0], shares[1], other):
+        torch.manual_seed(3)
+        method = made(name, backbones())
+        learn(method, 0, images(6, 0), (0, 1, 4), take_a_step, members=((0, 1, 4),))
+        method.begin_task(infos(1, (3, 2), 4, ((0, 1, 4), (3, 2))), [(images(4, 1), one)])
+        if not method.trainable():
+            return
+        losses.append(method.loss(images(4, 1), labels).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    # Only cross-entropy looks at labels, and it is linear in the shares.
+    assert losses[2] == pytest.approx(0.75 * losses[0] + 0.25 * losses[3], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", [m for m in METHODS if get_method(m).frozen])

@@ -53,6 +53,17 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator(
     assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
+def test_blending_is_as_repeatable_and_is_training_too(
+    backbones: Callable[..., Backbone], images: Callable[..., ImageSet]
+) -> None:
+    first, timing = taught(backbones(), images(3, 8), mix="both")
+    second, _ = taught(backbones(), images(3, 8), mix="both")
+    plain, _ = taught(backbones(), images(3, 8))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert any(not torch.equal(first[k], plain[k]) for k in first)
+    assert timing.loss and timing.loss > 0
+
+
 def test_training_leaves_the_global_generator_alone(backbone: Backbone, images: Callable[..., ImageSet]) -> None:
     torch.manual_seed(0)
     method_rng = torch.get_rng_state()

@@ -170,7 +170,11 @@ class Method(nn.Module, ABC):
         """Called after every update of the parameters (proximal steps, projections)."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Training loss of a batch: images (b, 3, S, S) (features (b, D) if `cached`), labels (b,) class indices.
+        """Training loss of a batch of the task.
+
+        Args:
+            images: (b, 3, S, S), or features (b, D) if `cached`.
+            labels: class indices (b,) int64; or, of blended images, the shares of the learner's classes (b, C) float32.
 
         Raises:
             RuntimeError: `trainable` is empty, as for methods that only gather statistics; the loop never asks those.

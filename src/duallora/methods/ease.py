@@ -114,7 +114,9 @@ class EASE(Method):
         self.sigma = nn.Parameter(torch.tensor(self.config.sigma, device=device))
 
     def _local(self, labels: Tensor) -> Tensor:
-        """Class indices (b,) -> positions among the newest task's classes (b,)."""
+        """Class indices (b,) -> positions among the newest task's classes (b,); shares (b, C) -> (b, classes)."""
+        if labels.is_floating_point():
+            return labels[:, self._order.to(labels.device)]
         return (labels.unsqueeze(1) == self._order.to(labels.device)).long().argmax(1)
 
     def _features(self, images: Tensor, subspace: int | None) -> Tensor:

@@ -35,19 +35,23 @@ class Readout(nn.Module):
         self.rows = rows
         self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances
         self._local = torch.zeros(0, dtype=torch.int64)
+        self._classes = torch.zeros(0, dtype=torch.int64)
         self._first = 0
 
     def begin(self, classes: tuple[int, ...]) -> None:
         """Add heads and Gaussians for a task's classes; `rows` must hold them already."""
         self._first = len(self.rows) - len(classes)
         self._local = torch.full((max(classes) + 1,), -1, dtype=torch.int64)
-        self._local[list(classes)] = torch.arange(len(classes))
+        self._classes = torch.tensor(classes)
+        self._local[self._classes] = torch.arange(len(classes))
         self.heads.grow(len(classes))
         self.gaussians.grow(len(classes))
         self.covariances.grow(len(classes))
 
     def local(self, labels: Tensor) -> Tensor:
-        """Class indices (b,) -> positions in the newest head (b,)."""
+        """Class indices (b,) -> positions in the newest head (b,); shares (b, C) -> shares in it (b, rows)."""
+        if labels.is_floating_point():
+            return labels[:, self._classes.to(labels.device)]
         return self._local.to(labels.device)[labels]
 
     def local_loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -68,7 +72,9 @@ class Readout(nn.Module):
             old = features.float() @ weight.T + bias
         seen = bias.isfinite()  # a row without images, such as a class that a domain lacks, scores -inf
         old = old - old.detach()[:, seen].mean(1, keepdim=True)
-        return F.cross_entropy(torch.cat([old, new], 1), self.local(labels) + self._first)
+        own = self.local(labels)
+        target = F.pad(own, (self._first, 0)) if own.is_floating_point() else own + self._first
+        return F.cross_entropy(torch.cat([old, new], 1), target)
 
     def collect(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch of the newest task to the Gaussians."""

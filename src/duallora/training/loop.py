@@ -16,6 +16,7 @@ from duallora.data.imageset import ImageSet
 from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
 from duallora.methods.base import Group, Method, TaskInfo
+from duallora.training.mixing import Mixing
 from duallora.training.progress import TaskProgress
 from duallora.training.settings import TrainingSettings
 
@@ -151,6 +152,9 @@ def _train(
     model = accelerator.prepare(_Loss(method))
     optimizer = accelerator.prepare(_optimizer(method.groups(), settings))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: _rate(step, steps, settings.warmup))
+    mixing = None
+    if settings.mix != "none" and not method.cached:
+        mixing = Mixing(settings.mix, classes=int(label_map.max()) + 1, seed=seed)
     step = 0
     total, seen = torch.zeros((), device=accelerator.device), 0
     for epoch in range(settings.epochs):
@@ -158,6 +162,8 @@ def _train(
         total.zero_()
         seen = 0
         for x, y in OnDevice(batches, accelerator):
+            if mixing:
+                x, y = mixing(x, y, step)
             loss = model(x, y)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(parameters, settings.clip)

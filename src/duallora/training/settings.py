@@ -26,8 +26,13 @@ class TrainingSettings(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it"
     )
-    augment: Literal["none", "crop", "standard"] = Field(
-        "standard", description="random crop and flip, crop alone, or nothing"
+    augment: Literal["none", "crop", "shift", "standard"] = Field(
+        "standard",
+        description="standard: random crop and flip; shift: by up to an eighth of the side, and flip (small images); "
+        "crop: milder crop, no flip; none",
+    )
+    mix: Literal["none", "mixup", "cutmix", "both"] = Field(
+        "none", description="blend images of a batch and their labels: mixup, cutmix, or either in turn"
     )
     workers: int = Field(0, ge=0, description="processes that decode images of large sets")
     evaluation_batch_size: int = Field(256, ge=1)
