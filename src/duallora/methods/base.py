@@ -73,10 +73,12 @@ class Encoding:
     Attributes:
         features: (b, D) features of the backbone, float32.
         evidence: (b, T) per-task evidence gathered on the way, or None.
+        logits: (b, R) of heads that read other features than these, or None.
     """
 
     features: Tensor
     evidence: Tensor | None = None
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True)

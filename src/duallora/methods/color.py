@@ -47,7 +47,7 @@ class CoLoRConfig(MethodConfig):
         description="the task is chosen by features of the frozen network, or of the one adapted to the first task; "
         "the latter is CoLoR++ as we remember it, which we could not check",
     )
-    readout: Literal["heads", "gaussian", "quadratic"] = "heads"
+    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
@@ -148,12 +148,10 @@ class CoLoR(ReadingMethod):
         if encoding.evidence is None:
             raise RuntimeError("the heads read-out needs an encoding made after end_task, with its evidence of tasks")
         logits = self.read.scores(encoding.features, "heads")
-        owner = self.rows.task_index(logits.device)
-        for t in range(len(self.centroids)):
-            own = owner == t
-            logits = torch.where(own, logits - logits[:, own].logsumexp(1, keepdim=True), logits)
-        strange = owner != encoding.evidence.argmax(1, keepdim=True)
-        return Output(logits - GAP * strange, encoding.evidence, self.read.measure(encoding.features))
+        strange = self.rows.task_index(logits.device) != encoding.evidence.argmax(1, keepdim=True)
+        return Output(
+            self.rows.within_tasks(logits) - GAP * strange, encoding.evidence, self.read.measure(encoding.features)
+        )
 
     def state(self) -> State:
         """Adapters, centroids and read-out."""

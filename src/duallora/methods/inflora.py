@@ -30,7 +30,7 @@ class InfLoRAConfig(MethodConfig):
     tasks: int | None = Field(
         None, ge=1, description="T, number of tasks that eps rises over; unknown by default: eps stays at lamb"
     )
-    readout: Literal["heads", "gaussian", "quadratic"] = "heads"
+    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",

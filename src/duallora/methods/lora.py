@@ -24,7 +24,7 @@ class AdapterConfig(MethodConfig):
     scale: float = Field(1.0, gt=0, description="factor of the update, alpha / r in LoRA's terms")
     placement: Placement = Field(("value",), min_length=1, description="adapted maps of each block")
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
-    readout: Literal["heads", "gaussian", "quadratic"] = "heads"
+    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",

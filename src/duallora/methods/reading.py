@@ -26,7 +26,7 @@ from duallora.methods.readout import Readout, Sample
 class ReadingMethod(Method):
     """A method whose rows are scored by `self.read`; what remains to a subclass is what it adapts and how it trains."""
 
-    readouts: ClassVar[tuple[str, ...]] = ("heads", "gaussian", "quadratic")
+    readouts: ClassVar[tuple[str, ...]] = ("heads", "gaussian", "quadratic", "product")
 
     def __init__(self, backbone: BackboneLike, config: MethodConfig, shrinkage: float | str) -> None:
         """Read-out over the backbone's features."""

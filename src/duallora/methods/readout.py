@@ -15,6 +15,7 @@ from duallora.methods.heads import Heads
 from duallora.methods.rows import Rows
 
 KEPT_DISTANCES = 4096  # distances of at most so many images of a task fix the limit of what is known; none is stored
+TRUST = 0.1  # Gaussians of thousands of features are far too sure: what their log-posterior counts beside a head's
 KNOWN_SHARE = 0.95  # share of the training images that the limit lets through
 
 
@@ -88,14 +89,28 @@ class Readout(nn.Module):
         own = self.gaussians.held_out_distances(x, self.local(y) + self._first)
         self.limit = torch.cat([self.limit, own.quantile(KNOWN_SHARE).clamp_min(1e-6).reshape(1).cpu()])
 
-    def scores(self, features: Tensor, readout: str) -> Tensor:
-        """(b, D) -> (b, R) by "heads", "gaussian" or "quadratic"."""
+    def scores(self, features: Tensor, readout: str, logits: Tensor | None = None) -> Tensor:
+        """(b, D) -> (b, R) by "heads", "gaussian", "quadratic" or "product".
+
+        "product" is log P_h(class | task) + TRUST log P_g(class): the heads tell the classes of a task apart, the
+        Gaussians ("quadratic") also the tasks.
+
+        Args:
+            features: (b, D).
+            readout: which.
+            logits: (b, R) of heads to take in the place of our own.
+        """
         with torch.autocast(features.device.type, enabled=False):
-            if readout == "heads":
-                logits: Tensor = self.heads(features.float())
+            if logits is None and readout in ("heads", "product"):
+                logits = self.heads(features.float())
+            if logits is not None and readout == "heads":
                 return logits
             scores = self.gaussians.scores(features)
-            return scores if readout == "gaussian" else scores + self.covariances.correction(features, self.gaussians)
+            if readout != "gaussian":
+                scores = scores + self.covariances.correction(features, self.gaussians)
+            if logits is None or readout != "product":
+                return scores
+            return self.rows.within_tasks(logits.float()) + TRUST * torch.log_softmax(scores, 1)
 
     def distance(self, features: Tensor) -> Tensor | None:
         """(b,) distance to the nearest row's mean.
@@ -113,7 +128,8 @@ class Readout(nn.Module):
 
     def output(self, encoding: Encoding, readout: str) -> Output:
         """Scores and distance of a batch."""
-        return Output(self.scores(encoding.features, readout), measure=self.measure(encoding.features))
+        scores = self.scores(encoding.features, readout, encoding.logits)
+        return Output(scores, measure=self.measure(encoding.features))
 
     def state(self) -> State:
         """Heads, Gaussians, rows, limits."""

@@ -57,6 +57,21 @@ class Rows:
         held = set(self.members[task])
         return torch.tensor([t in (task, SHARED) and c in held for t, c in zip(self.tasks, self.classes, strict=True)])
 
+    def within_tasks(self, logits: Tensor) -> Tensor:
+        """Logits (b, R) of heads that were trained apart as log P(class | task) of each row.
+
+        >>> rows = Rows()
+        >>> rows.add(0, (0,)); rows.add(1, (1, 2))
+        >>> rows.within_tasks(torch.tensor([[7.0, 3.0, 3.0]])).exp()
+        tensor([[1.0000, 0.5000, 0.5000]])
+        """
+        owner = torch.tensor(self.tasks, device=logits.device)
+        scores = logits
+        for task in dict.fromkeys(self.tasks):
+            own = owner == task
+            scores = torch.where(own, logits - logits[:, own].logsumexp(1, keepdim=True), scores)
+        return scores
+
     def task_scores(self, rows: Tensor) -> Tensor:
         """Scores of tasks (b, T): the best row of each."""
         masks = torch.stack([self.of_task(t) for t in range(len(self.members))]).to(rows.device)

@@ -48,7 +48,7 @@ class SDLoRAConfig(MethodConfig):
         description="share of a new direction's square below which what earlier directions cannot express is dropped "
         "and the direction with it (SD-LoRA-KD; the paper's threshold is 9e-4); by default all are stored",
     )
-    readout: Literal["heads", "gaussian", "quadratic"] = "heads"
+    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",

@@ -30,14 +30,14 @@ def test_features_of_a_protected_task_do_not_move_in_a_one_block_network(backbon
 
     Residual off, eps = 1, one block.
     """
-    method = DualLoRA(backbones(depth=1), DualLoRAConfig(residual=False, energy=1.0, reserve=0, carry=False))
+    method = DualLoRA(backbones(depth=1), DualLoRAConfig(residual="off", energy=1.0, reserve=0, carry=False))
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     learn(method, 0, images, (0, 1), disturbed)
     before = method.encode(images).features
     other = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     learn(method, 1, other, (2, 3), disturbed)
     change = float((method.encode(images).features - before).abs().max())
-    moved = DualLoRA(backbones(depth=1), DualLoRAConfig(residual=False, energy=0.01, reserve=0, carry=False))
+    moved = DualLoRA(backbones(depth=1), DualLoRAConfig(residual="off", energy=0.01, reserve=0, carry=False))
     learn(moved, 0, images, (0, 1), disturbed)
     start = moved.encode(images).features
     learn(moved, 1, other, (2, 3), disturbed)
@@ -63,7 +63,7 @@ def test_bases_are_mutually_orthogonal_and_capacity_grows(backbone: Backbone) ->
 @pytest.mark.parametrize("placement", [("value",), ("key", "value"), ("query", "proj")])
 def test_folding_changes_no_output(backbone: Backbone, placement: tuple[str, ...]) -> None:
     """Invariant 5."""
-    method = DualLoRA(backbone, DualLoRAConfig(residual=False, placement=placement, carry=False))
+    method = DualLoRA(backbone, DualLoRAConfig(residual="off", placement=placement, carry=False))
     images = torch.randn(4, 3, 16, 16)
     during = []
     learn(method, 0, images, (0, 1), lambda m: (disturbed(m), during.append(m.encode(images).features)))
@@ -71,7 +71,7 @@ def test_folding_changes_no_output(backbone: Backbone, placement: tuple[str, ...
 
 
 def gated(backbone: Backbone, gate: str) -> DualLoRA:
-    method = DualLoRA(backbone, DualLoRAConfig(gate=gate, energy=0.8, carry=False))
+    method = DualLoRA(backbone, DualLoRAConfig(residual="maps", gate=gate, energy=0.8, carry=False))
     for t in range(3):
         images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(t))
         learn(method, t, images, (2 * t, 2 * t + 1), disturbed)
@@ -103,7 +103,7 @@ def test_gates_at_one_are_the_static_model_and_at_zero_the_orthogonal_one(
 def test_every_residual_variant_learns_predicts_and_survives_a_save(
     backbones: Callable[..., Backbone], gate: str, residual_basis: str
 ) -> None:
-    config = DualLoRAConfig(gate=gate, residual_basis=residual_basis, readout="energy", energy=0.7)
+    config = DualLoRAConfig(residual="maps", gate=gate, residual_basis=residual_basis, readout="energy", energy=0.7)
     method = DualLoRA(backbones(), config)
     for t in range(3):
         learn(method, t, torch.randn(6, 3, 16, 16), (2 * t, 2 * t + 1), disturbed)
@@ -121,7 +121,7 @@ def test_every_residual_variant_learns_predicts_and_survives_a_save(
 
 @pytest.mark.parametrize("feature", ["class_attention", "all_tokens", "per_head"])
 def test_features_without_a_class_token(backbones: Callable[..., Backbone], feature: str) -> None:
-    method = DualLoRA(backbones(class_token=False), DualLoRAConfig(feature=feature, gate="basis"))
+    method = DualLoRA(backbones(class_token=False), DualLoRAConfig(residual="both", feature=feature, gate="basis"))
     for t in range(2):
         learn(method, t, torch.randn(5, 3, 16, 16), (t,), disturbed)
     assert torch.isfinite(method(torch.randn(2, 3, 16, 16)).rows).all()

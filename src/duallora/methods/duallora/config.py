@@ -16,7 +16,7 @@ from duallora.methods.lora import Placement
 class DualLoRAConfig(MethodConfig):
     """Options of `duallora`.
 
-    >>> DualLoRAConfig(rank=4, residual=False).placement
+    >>> DualLoRAConfig(rank=4, residual="off").placement
     ('value',)
     """
 
@@ -35,8 +35,15 @@ class DualLoRAConfig(MethodConfig):
     energy_decay: float = Field(1.0, gt=0, le=1, description="1 - eps is multiplied by this after every task")
     reserve: int = Field(8, ge=0, description="directions per block that stay free whatever the tasks use")
 
-    residual: bool = Field(True, description="train the residual adapter")
-    residual_rank: int = Field(2, ge=1, description="rank of each task's residual adapter")
+    orthogonal: bool = Field(True, description="train the orthogonal adapter")
+    residual: Literal["class", "maps", "both", "off"] = Field(
+        "class",
+        description="where residual adapters lie: on a class token that each task has for itself, in the maps of "
+        "`placement`, gated, on both, or nowhere",
+    )
+    class_rank: int = Field(16, ge=1, description="rank of each task's residual of the class token")
+    class_rate: float = Field(3.0, gt=0, description="its learning rate, and its head's, relative to the others'")
+    residual_rank: int = Field(2, ge=1, description="rank of each task's residual in the maps")
     residual_basis: Literal["previous", "own", "all"] = Field(
         "previous", description="span that the residual reads from"
     )
@@ -46,11 +53,12 @@ class DualLoRAConfig(MethodConfig):
         "of the task that learned it; posterior of that task from class Gaussians in the block and those before it",
     )
 
-    readout: Literal["quadratic", "gaussian", "posterior", "energy", "heads"] = Field(
-        "quadratic",
-        description="class Gaussians of the features, on the final one with each class's own covariance; the same with "
-        "one covariance for all; task posterior of those times own heads; heads calibrated by the energy in the bases "
-        "(the paper's letter); heads alone",
+    readout: Literal["product", "quadratic", "gaussian", "posterior", "energy", "heads"] = Field(
+        "product",
+        description="heads, those of the residual class tokens where there are any, times class Gaussians; class "
+        "Gaussians of the features, on the final one with each class's own covariance; the same with one covariance "
+        "for all; task posterior of those times own heads; heads calibrated by the energy in the bases (the paper's "
+        "letter); heads alone",
     )
     temperature: float = Field(0.1, gt=0, description="T of the task posterior from energies")
     confidence: Literal["max", "margin", "entropy"] = Field("margin", description="c, how sure the task posterior is")
@@ -73,6 +81,16 @@ class DualLoRAConfig(MethodConfig):
     carry: bool = Field(
         True, description="move earlier Gaussians along with the change of features that the new images show"
     )
+
+    @property
+    def residual_maps(self) -> bool:
+        """Whether residuals lie in the maps."""
+        return self.residual in ("maps", "both")
+
+    @property
+    def residual_class(self) -> bool:
+        """Whether each task has a class token for itself."""
+        return self.residual in ("class", "both")
 
     def energy_at(self, task: int) -> float:
         """eps for a task, 0-based."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from duallora.lowrank import Extension, capacity, slots
@@ -13,6 +14,7 @@ from duallora.methods.base import (
     BackboneLike,
     Batches,
     Encoding,
+    Group,
     MethodConfig,
     Output,
     State,
@@ -23,11 +25,14 @@ from duallora.methods.base import (
     prefixed,
 )
 from duallora.methods.duallora.carry import Carry
+from duallora.methods.duallora.class_residual import ClassResiduals
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.memory import calibrate, confidence, task_posterior
 from duallora.methods.duallora.site import DualLinear, Reading
 from duallora.methods.reading import ReadingMethod
 from duallora.methods.readout import Sample
+
+WITHOUT_HEADS = ("quadratic", "gaussian")  # read-outs that ask no head
 
 
 class DualLoRA(ReadingMethod):
@@ -45,7 +50,7 @@ class DualLoRA(ReadingMethod):
 
     name: ClassVar[str] = "duallora"
     Config: ClassVar[type[MethodConfig]] = DualLoRAConfig
-    readouts: ClassVar[tuple[str, ...]] = ("quadratic", "gaussian", "posterior", "energy", "heads")
+    readouts: ClassVar[tuple[str, ...]] = ("product", "quadratic", "gaussian", "posterior", "energy", "heads")
     config: DualLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: DualLoRAConfig) -> None:
@@ -56,8 +61,9 @@ class DualLoRA(ReadingMethod):
             site = DualLinear(slot, config, backbone.has_class_token)
             slot.attach(site)
             self.sites.append(site)
+        self.residuals = ClassResiduals(backbone, config.class_rank) if config.residual_class else None
         self.carry: Carry | None = None
-        self._task = -1
+        self._task, self._learning = -1, False
 
     def _sites(self) -> list[DualLinear]:
         return cast(list[DualLinear], list(self.sites))
@@ -65,7 +71,7 @@ class DualLoRA(ReadingMethod):
     @property
     def _wants_own(self) -> bool:
         """Whether the task's own basis is to be measured before training."""
-        return self.config.residual and self.config.residual_basis == "own" and self._task > 0
+        return self.config.residual_maps and self.config.residual_basis == "own" and self._task > 0
 
     @property
     def looks_ahead(self) -> bool:
@@ -79,7 +85,7 @@ class DualLoRA(ReadingMethod):
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head and fresh adapters."""
-        self._task = task.index
+        self._task, self._learning = task.index, True
         self.log = TaskLog()
         self.carry = Carry() if self.config.carry and task.index > 0 else None
         own: list[Extension | None] = [None] * len(self.sites)
@@ -92,20 +98,38 @@ class DualLoRA(ReadingMethod):
         for site, extension in zip(self._sites(), own, strict=True):
             site.stop()
             site.begin(task.index, len(task.classes), extension)
+        if self.residuals:
+            self.residuals.begin(self.read.heads)
 
-    def _pass(self, images: Tensor, evidence: bool) -> tuple[Tensor, Reading]:
+    def groups(self) -> list[Group]:
+        """The residuals of the class token apart: small, and with no gradient into the network, they bear more."""
+        if self.residuals is None:
+            return super().groups()
+        own = [p for p in self.residuals.parameters() if p.requires_grad]
+        others = [p for p in self.trainable() if not any(p is q for q in own)]
+        return [Group(others), Group(own, self.config.class_rate)]
+
+    def _pass(self, images: Tensor, evidence: bool, residuals: bool = False) -> tuple[Tensor, Reading]:
         """One pass through the network with a fresh reading in every site."""
         reading = Reading(wanted=evidence)
+        if self.residuals:
+            self.residuals.listen(residuals)
         for site in self._sites():
             site.reading = reading
         return self.backbone(images).float(), reading
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the newest head over its own classes, or against the Gaussians of earlier ones too."""
-        features, _ = self._pass(images, evidence=False)
-        if self.config.loss == "seen":
-            return self.read.seen_loss(features, labels)
-        return self.read.local_loss(features, labels)
+        """Cross-entropy of the newest head over its own classes, or against the Gaussians of earlier ones too.
+
+        To it comes that of the newest residual's head. Both share the pass, but no parameter.
+        """
+        features, _ = self._pass(images, evidence=False, residuals=True)
+        seen = self.config.loss == "seen"
+        loss = self.read.seen_loss(features, labels) if seen else self.read.local_loss(features, labels)
+        if self.residuals:
+            logits = self.residuals.logits(self.residuals.features(features))
+            loss = loss + F.cross_entropy(logits, self.read.local(labels))
+        return loss
 
     def end_task(self, batches: Batches) -> None:
         """One pass: second moments of every site, class Gaussians, drift; then fold and extend."""
@@ -134,29 +158,38 @@ class DualLoRA(ReadingMethod):
                     f"used; {extension.captured:.1%} of this task's energy is protected instead of "
                     f"{self.config.energy_at(self._task):.1%}. Lower `energy`, or use a wider backbone."
                 )
+        if self.residuals:
+            self.residuals.end()
+        self._learning = False
         self.read.finish(sample.features, sample.labels)
 
     def encode(self, images: Tensor) -> Encoding:
-        """Features and, where the configured read-out uses them, energies of the tasks' bases."""
+        """Features and, where the configured read-out uses them, energies in the bases or logits of the residuals."""
         return self.encode_for(images, (self.readout,))
 
     def encode_for(self, images: Tensor, readouts: Iterable[str]) -> Encoding:
         """The same for several read-outs."""
-        wanted = "energy" in readouts
-        features, reading = self._pass(images, wanted)
+        readouts = tuple(readouts)
+        wanted, own = "energy" in readouts, not self._learning and any(r not in WITHOUT_HEADS for r in readouts)
+        features, reading = self._pass(images, wanted, own)
+        logits = self.residuals.logits(self.residuals.features(features)) if own and self.residuals else None
         if not reading.relevance or not wanted:
-            return Encoding(features)
+            return Encoding(features, logits=logits)
         chosen = self.config.evidence_blocks
         depth = self.backbone.depth
         kept = [r for b, r in reading.relevance if chosen is None or b in {c % depth for c in chosen}]
-        return Encoding(features, torch.stack(kept).mean(0))
+        return Encoding(features, torch.stack(kept).mean(0), logits)
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
         """Scores by one of the read-outs; see `DualLoRAConfig.readout`."""
         chosen, cfg = readout or self.readout, self.config
-        if chosen in ("quadratic", "gaussian"):
+        if chosen in WITHOUT_HEADS:
             return self.read.output(encoding, chosen)
-        logits = self.read.scores(encoding.features, "heads")
+        if self.residuals and encoding.logits is None:
+            raise RuntimeError(f"the read-out {chosen} needs encode_for(images, ['{chosen}']), between tasks")
+        if chosen == "product":
+            return self.read.output(encoding, chosen)
+        logits = self.read.scores(encoding.features, "heads") if encoding.logits is None else encoding.logits
         owner, measure = self.rows.task_index(logits.device), self.read.measure(encoding.features)
         if chosen == "heads":
             return Output(logits, measure=measure)
@@ -168,10 +201,8 @@ class DualLoRA(ReadingMethod):
             scores = self.read.gaussians.scores(encoding.features)
             mass = torch.softmax(scores, 1)
             pi = mass.new_zeros(len(mass), int(owner.max()) + 1).index_add_(1, owner, mass)
-            # Heads of different tasks are trained apart and not comparable: each becomes log P(class | task).
-            for t in range(pi.shape[1]):
-                logits = torch.where(owner == t, logits - logits[:, owner == t].logsumexp(1, keepdim=True), logits)
-            return Output(logits + pi.clamp_min(1e-12).log()[:, owner], pi.clamp_min(1e-12).log(), measure)
+            log_pi = pi.clamp_min(1e-12).log()
+            return Output(self.rows.within_tasks(logits) + log_pi[:, owner], log_pi, measure)
         c = confidence(pi, cfg.confidence)
         return Output(calibrate(logits, owner, pi, c, cfg.calibration), pi.clamp_min(1e-12).log(), measure)
 
@@ -185,12 +216,14 @@ class DualLoRA(ReadingMethod):
         state = super().state()
         for i, site in enumerate(self._sites()):
             state |= prefixed(f"site.{i}", site.state())
-        return state
+        return state | (prefixed("residuals", self.residuals.state()) if self.residuals else {})
 
     def load_state(self, state: State) -> None:
         """Restore `state()` into a fresh method; see `DualLinear.load_state`."""
         super().load_state(state)
         for i, site in enumerate(self._sites()):
             site.load_state(part(f"site.{i}", state))
+        if self.residuals:
+            self.residuals.load_state(part("residuals", state))
         self._task = len(self.rows.members) - 1
         self.log = TaskLog(capacity=self.capacity)

@@ -53,6 +53,7 @@ class DualLinear(nn.Module):
         self.gaussians = ClassGaussians(d, config.shrinkage) if self.gates_by_posterior else None
         self.row_task: list[int] = []
         self.reading = Reading()
+        self.learning = False
         self.moment: SecondMoment | None = None
         self.moment_xbar: SecondMoment | None = None
         self.labels: Tensor | None = None  # rows of the batch, set while statistics are collected
@@ -65,7 +66,7 @@ class DualLinear(nn.Module):
     @property
     def gates_by_posterior(self) -> bool:
         """Whether class Gaussians of this map's features feed the gates."""
-        return self.config.residual and self.config.gate == "posterior"
+        return self.config.residual_maps and self.config.gate == "posterior"
 
     @property
     def has_residual(self) -> bool:
@@ -152,7 +153,7 @@ class DualLinear(nn.Module):
         if not self.row_task or self.gaussians is None:
             return None
         tasks = max(self.row_task) + 1
-        if len(self.orthogonal):
+        if self.learning:
             # In training: the images are known to belong to the new task, so to none of the earlier ones.
             return xbar.new_zeros(len(xbar), tasks)
         scores = self.gaussians.scores(xbar)[:, : len(self.row_task)]
@@ -172,13 +173,15 @@ class DualLinear(nn.Module):
             own: for `residual_basis` "own", what the task's features would add before any training.
         """
         device, cfg = self.base.weight.device, self.config
+        self.learning = True
         self.bases.to(device)
         if self.gaussians is not None:
             self.gaussians.grow(rows)
         rank = cfg.first_rank if task == 0 and cfg.first_rank else cfg.rank
         for name, (_, width) in self.rows.items():
-            self.orthogonal[name] = OrthogonalAdapter(self.bases.Phi, width, rank)
-            if cfg.residual and task > 0:
+            if cfg.orthogonal:
+                self.orthogonal[name] = OrthogonalAdapter(self.bases.Phi, width, rank)
+            if cfg.residual_maps and task > 0:
                 if cfg.residual_basis == "own":
                     basis = own.basis.float().to(device) if own else self.bases.Phi[:, :0]
                 else:
@@ -208,9 +211,11 @@ class DualLinear(nn.Module):
             usual = float(((extension.basis.T @ C) * extension.basis.T).sum())
         self.bases.add(extension.basis, usual)
         self.stop()
-        for name in list(self.orthogonal):
-            self.fold(name, *self._orthogonal(name).factors())
-            del self.orthogonal[name]
+        self.learning = False
+        for name in self.rows:
+            if name in self.orthogonal:
+                self.fold(name, *self._orthogonal(name).factors())
+                del self.orthogonal[name]
             self._residual(name).end()
         self.row_task += [task] * rows
         return extension
@@ -248,7 +253,7 @@ class DualLinear(nn.Module):
             r = self._residual(name)
             for key in ("A", "B", "owner"):
                 setattr(r, key, state[f"residual.{name}.{key}"].to(device))
-            for t in range(len(self.bases.sizes)):
+            for t in range(len(self.bases.sizes) if self.config.orthogonal else 0):
                 A, B = (state[f"orthogonal.{name}.{t}.{key}"].to(device) for key in "AB")
                 self.fold(name, A, B)
         if self.gaussians is not None:

@@ -20,7 +20,7 @@ from duallora.methods.reading import ReadingMethod
 class PromptConfig(MethodConfig):
     """Options of every prompt method."""
 
-    readout: Literal["heads", "gaussian", "quadratic"] = "heads"
+    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
 
 

@@ -1,0 +1,130 @@
+"""The residual adapter of the class token: each task asks the blocks its own questions, all tasks in one pass."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from duallora.lowrank.saved import saved_tensor
+from duallora.methods.base import BackboneLike, State, part, prefixed
+from duallora.methods.heads import Heads
+
+
+class ClassResiduals(nn.Module):
+    """For each task t a low-rank residual delta_t of the class token, and a head that reads f + delta_t.
+
+    In block l, whose map gives q, K and V of all tokens, with h the class token's input of that map:
+
+        o_t = softmax((q_cls + B_q A_q (h + delta_t)) K^T / sqrt(c)) V,        delta_t <- delta_t + B_p A_p o_t
+
+    per head, A (r, d) and B (d, r) of task t and block l, delta_t = 0 before the first block. The residual reads what
+    the class token could have read, and writes to a copy of it that nothing else reads. So it costs one query per task
+    and block, no further pass; no task can change what another one's residual sees but by changing the network itself;
+    and no gradient flows from it into the network.
+
+    A backbone without class token has the mean token, and the mean of its queries, in that place.
+    """
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(self, backbone: BackboneLike, rank: int) -> None:
+        """Listen to the attention of every block; whatever wraps its maps must be in place already."""
+        super().__init__()
+        self.rank, self.class_token = rank, backbone.has_class_token
+        maps, d = 2 * backbone.depth, backbone.dim
+        self.register_buffer("A", torch.zeros(0, maps, rank, d), persistent=False)  # finished tasks, two maps a block
+        self.register_buffer("B", torch.zeros(0, maps, d, rank), persistent=False)
+        self.A_new: nn.Parameter | None = None
+        self.B_new: nn.Parameter | None = None
+        self.heads = Heads(d)
+        self.attention = tuple(backbone.attention)  # in a tuple: they are the backbone's modules, not ours
+        self.listening = False
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        for attention in self.attention:
+            attention.qkv.register_forward_hook(self._see)  # type: ignore[union-attr]
+
+    def _see(self, _map: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.listening:
+            x = inputs[0].detach()
+            self._seen.append((x[:, :1] if self.class_token else x.mean(1, keepdim=True), output.detach()))
+
+    def listen(self, wanted: bool) -> None:
+        """Before a pass through the network: whether `features` will be asked for."""
+        self.listening, self._seen = wanted, []
+
+    def begin(self, heads: Heads) -> None:
+        """A new residual, zero at first, and a new head, which starts as the newest of `heads`."""
+        _, maps, rank, d = self.A.shape
+        self.A_new = nn.Parameter(torch.empty(1, maps, rank, d, device=self.A.device))
+        self.B_new = nn.Parameter(torch.zeros(1, maps, d, rank, device=self.A.device))
+        nn.init.kaiming_uniform_(self.A_new.view(-1, d), a=5**0.5)
+        weight, bias = heads.weights[-1].detach(), heads.biases[-1].detach()
+        self.heads.grow(len(weight))
+        self.heads.to(self.A.device)
+        self.heads.start(weight, bias)
+
+    def end(self) -> None:
+        """The task's residual joins the finished ones."""
+        if self.A_new is not None and self.B_new is not None:
+            self.A, self.B = torch.cat([self.A, self.A_new.detach()]), torch.cat([self.B, self.B_new.detach()])
+        self.A_new = self.B_new = None
+        for parameter in self.heads.parameters():
+            parameter.requires_grad_(False)
+
+    def features(self, final: Tensor) -> Tensor:
+        """f + delta_t (b, T, d), float32, of the pass that has just ended; in training of the newest task, T = 1.
+
+        Args:
+            final: (b, D) features of the pass, f the first d.
+        """
+        seen, self._seen, self.listening = self._seen, [], False
+        A, B = (self.A, self.B) if self.A_new is None or self.B_new is None else (self.A_new, self.B_new)
+        d = A.shape[-1]
+        delta = final.new_zeros(len(final), len(A), d)
+        down, up = A.unbind(1), B.unbind(1)  # of block i: 2 i asks, 2 i + 1 answers
+        for i, ((h, qkv), attention) in enumerate(zip(seen, self.attention, strict=True)):
+            q, k, v = qkv.split(d, -1)
+            q = q[:, :1] if self.class_token else q.mean(1, keepdim=True)
+            asked = q + _low_rank(h + delta, down[2 * i], up[2 * i])
+            delta = delta + _low_rank(_read(asked, k, v, attention), down[2 * i + 1], up[2 * i + 1]).float()
+        return final[:, None, :d].detach() + delta
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Every task's head on its own feature: (b, T, d) -> (b, R); in training the newest head on the newest one."""
+        with torch.autocast(features.device.type, enabled=False):
+            if self.A_new is not None:
+                return self.heads.newest(features[:, 0])
+            heads = zip(features.unbind(1), self.heads.weights, self.heads.biases, strict=True)
+            return torch.cat([F.linear(f, weight, bias) for f, weight, bias in heads], 1)
+
+    def state(self) -> State:
+        """Factors and heads."""
+        return {"A": self.A, "B": self.B} | prefixed("heads", self.heads.state())
+
+    def load_state(self, state: State) -> None:
+        """Restore `state()`.
+
+        Raises:
+            DualLoRAError: a tensor is missing or has another shape.
+        """
+        for name, own in (("A", self.A), ("B", self.B)):
+            setattr(self, name, saved_tensor(state, name, (None, *own.shape[1:])).to(own.device, copy=True))
+        self.heads.load_state(part("heads", state))
+
+
+def _low_rank(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """B_t A_t x_t of every task: x (b, T, d), A (T, r, d), B (T, d, r) -> (b, T, d)."""
+    return ((x.transpose(0, 1) @ A.mT.to(x.dtype)) @ B.mT.to(x.dtype)).transpose(0, 1)
+
+
+def _read(q: Tensor, k: Tensor, v: Tensor, attention: nn.Module) -> Tensor:
+    """Multi-head attention of queries (b, T, d) over keys and values (b, N, d): (b, T, d)."""
+    heads, scale = cast(int, attention.num_heads), cast(float, attention.scale)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q, k = attention.q_norm(q), attention.k_norm(k)  # type: ignore[operator]
+    weights = torch.softmax(((q * scale) @ k.mT).float(), -1).to(v.dtype)
+    return (weights @ v).transpose(1, 2).flatten(2)

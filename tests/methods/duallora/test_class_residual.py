@@ -1,0 +1,148 @@
+"""Residuals of the class token: their equations, that nothing is forgotten, that nothing flows back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from duallora.backbone import Backbone
+from duallora.methods.duallora.class_residual import ClassResiduals
+from duallora.methods.duallora.config import DualLoRAConfig
+from duallora.methods.duallora.method import DualLoRA
+from duallora.methods.heads import Heads
+from tests_support import infos, learn
+
+
+def images(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def disturbed(method: Any) -> None:
+    """In the place of training: every parameter that would train gets some noise."""
+    with torch.no_grad():
+        for parameter in method.trainable():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+
+
+def fresh_heads(backbone: Backbone, classes: int) -> Heads:
+    heads = Heads(backbone.dim)
+    heads.grow(classes)
+    return heads
+
+
+def finished(backbone: Backbone, tasks: int = 2, rank: int = 3) -> ClassResiduals:
+    """Residuals of some tasks of two classes, with random factors."""
+    residuals = ClassResiduals(backbone, rank)
+    for t in range(tasks):
+        torch.manual_seed(t)
+        residuals.begin(fresh_heads(backbone, 2))
+        disturbed(Trains(residuals))
+        residuals.end()
+    return residuals
+
+
+class Trains:
+    def __init__(self, residuals: ClassResiduals) -> None:
+        self.residuals = residuals
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.residuals.parameters() if p.requires_grad]
+
+
+def features(residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
+    residuals.listen(True)
+    return residuals.features(backbone(x))
+
+
+def in_numpy(residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor, task: int) -> np.ndarray:
+    """f + delta_t as the docstring has it, head by head, from the inputs and outputs of every qkv map."""
+    read: list[tuple[np.ndarray, np.ndarray]] = []
+    hooks = [
+        a.qkv.register_forward_hook(lambda m, i, o: read.append((i[0].numpy(), o.numpy()))) for a in backbone.attention
+    ]
+    f = backbone(x).numpy()[:, : backbone.dim]
+    for hook in hooks:
+        hook.remove()
+    d, heads = backbone.dim, backbone.num_heads
+    c = d // heads
+    A, B = residuals.A[task].numpy(), residuals.B[task].numpy()
+    result = []
+    for image in range(len(x)):
+        delta = np.zeros(d)
+        for block, (inputs, qkv) in enumerate(read):
+            h, own = inputs[image], qkv[image]
+            q, K, V = own[:, :d], own[:, d : 2 * d], own[:, 2 * d :]
+            place = (lambda rows: rows[0]) if backbone.has_class_token else (lambda rows: rows.mean(0))
+            asked = place(q) + B[2 * block] @ A[2 * block] @ (place(h) + delta)
+            o = np.zeros(d)
+            for head in range(heads):
+                part = slice(head * c, (head + 1) * c)
+                e = np.exp(K[:, part] @ asked[part] / np.sqrt(c))
+                o[part] = (e / e.sum()) @ V[:, part]
+            delta = delta + B[2 * block + 1] @ A[2 * block + 1] @ o
+        result.append(f[image] + delta)
+    return np.stack(result)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_the_residual_is_what_its_equations_say(backbones: Callable[..., Backbone], class_token: bool) -> None:
+    backbone = backbones(depth=3, class_token=class_token)
+    residuals, x = finished(backbone), images(4)
+    with torch.no_grad():
+        ours = features(residuals, backbone, x)
+        for task in range(2):
+            reference = in_numpy(residuals, backbone, x, task)
+            np.testing.assert_allclose(ours[:, task].numpy(), reference, rtol=1e-4, atol=1e-4)
+    assert float((ours[:, 0] - ours[:, 1]).abs().max()) > 0.1
+
+
+def test_a_new_residual_is_zero_and_trains_alone(backbone: Backbone) -> None:
+    residuals, x = finished(backbone), images(4)
+    old = features(residuals, backbone, x)
+    residuals.begin(fresh_heads(backbone, 3))
+    backbone.requires_grad_(True)
+    new = features(residuals, backbone, x)
+    assert new.shape == (4, 1, backbone.dim)
+    torch.testing.assert_close(new[:, 0], backbone(x).detach()[:, : backbone.dim])
+    residuals.logits(new).logsumexp(1).sum().backward()
+    assert residuals.B_new is not None
+    assert residuals.B_new.grad is not None
+    assert residuals.B_new.grad.abs().sum() > 0
+    assert all(p.grad is None for p in backbone.parameters())  # the network is none of its business
+    residuals.end()
+    torch.testing.assert_close(features(residuals, backbone, x)[:, :2], old)
+
+
+def test_on_a_network_that_stands_still_nothing_is_forgotten(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(orthogonal=False))
+    x, seen = images(6, 9), []
+    for t in range(3):
+        learn(method, t, images(8, t), (2 * t, 2 * t + 1), disturbed)
+        logits = method.encode(x).logits
+        assert logits is not None
+        seen.append(logits)
+    assert torch.equal(seen[0], seen[1][:, :2])
+    assert torch.equal(seen[1], seen[2][:, :4])
+    assert float((seen[2][:, :2] - seen[2][:, 2:4]).abs().max()) > 1e-2
+
+
+def test_logits_are_of_each_tasks_own_feature(backbone: Backbone) -> None:
+    residuals = finished(backbone)
+    f = torch.randn(5, 2, backbone.dim, generator=torch.Generator().manual_seed(2))
+    logits = residuals.logits(f)
+    for t in range(2):
+        expected = f[:, t] @ residuals.heads.weights[t].T + residuals.heads.biases[t]
+        torch.testing.assert_close(logits[:, 2 * t : 2 * t + 2], expected)
+
+
+def test_residuals_train_at_their_own_rate(backbone: Backbone) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(class_rate=5.0))
+    method.begin_task(infos(0, (0, 1), 4), [(images(4), torch.tensor([0, 1, 0, 1]))])
+    rates = {g.rate: sum(p.numel() for p in g.parameters) for g in method.groups()}
+    d = backbone.dim
+    assert rates[5.0] == backbone.depth * 2 * 2 * 16 * d + 2 * d + 2
+    assert sum(rates.values()) == sum(p.numel() for p in method.trainable())
