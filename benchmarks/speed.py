@@ -144,7 +144,7 @@ def main() -> None:
         figures["training_step_vs_peft"] = "peft is not installed: pip install duallora[bench]"
     else:
         other = load_backbone()
-        rank = method.config.rank * 2 if method.config.residual else method.config.rank
+        rank = method.config.rank + (method.config.residual_rank if method.config.residual_maps else 0)
         inject_adapter_in_model(LoraConfig(r=rank, target_modules=["qkv"]), other.vit)
         other.to(device)
         head = torch.nn.Linear(other.dim, 2).to(device)

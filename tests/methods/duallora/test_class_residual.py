@@ -13,7 +13,6 @@ from duallora.backbone import Backbone
 from duallora.methods.duallora.class_residual import ClassResiduals
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
-from duallora.methods.heads import Heads
 from tests_support import infos, learn
 
 
@@ -28,18 +27,12 @@ def disturbed(method: Any) -> None:
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
 
 
-def fresh_heads(backbone: Backbone, classes: int) -> Heads:
-    heads = Heads(backbone.dim)
-    heads.grow(classes)
-    return heads
-
-
 def finished(backbone: Backbone, tasks: int = 2, rank: int = 3) -> ClassResiduals:
     """Residuals of some tasks of two classes, with random factors."""
     residuals = ClassResiduals(backbone, rank)
     for t in range(tasks):
         torch.manual_seed(t)
-        residuals.begin(fresh_heads(backbone, 2))
+        residuals.begin(2)
         disturbed(Trains(residuals))
         residuals.end()
     return residuals
@@ -103,7 +96,7 @@ def test_the_residual_is_what_its_equations_say(backbones: Callable[..., Backbon
 def test_a_new_residual_is_zero_and_trains_alone(backbone: Backbone) -> None:
     residuals, x = finished(backbone), images(4)
     old = features(residuals, backbone, x)
-    residuals.begin(fresh_heads(backbone, 3))
+    residuals.begin(3)
     backbone.requires_grad_(True)
     new = features(residuals, backbone, x)
     assert new.shape == (4, 1, backbone.dim)

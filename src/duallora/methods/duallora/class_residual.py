@@ -56,16 +56,14 @@ class ClassResiduals(nn.Module):
         """Before a pass through the network: whether `features` will be asked for."""
         self.listening, self._seen = wanted, []
 
-    def begin(self, heads: Heads) -> None:
-        """A new residual, zero at first, and a new head, which starts as the newest of `heads`."""
+    def begin(self, classes: int) -> None:
+        """A new residual, zero at first, and a new head, of small random weights."""
         _, maps, rank, d = self.A.shape
         self.A_new = nn.Parameter(torch.empty(1, maps, rank, d, device=self.A.device))
         self.B_new = nn.Parameter(torch.zeros(1, maps, d, rank, device=self.A.device))
         nn.init.kaiming_uniform_(self.A_new.view(-1, d), a=5**0.5)
-        weight, bias = heads.weights[-1].detach(), heads.biases[-1].detach()
-        self.heads.grow(len(weight))
+        self.heads.grow(classes)
         self.heads.to(self.A.device)
-        self.heads.start(weight, bias)
 
     def end(self) -> None:
         """The task's residual joins the finished ones."""

@@ -99,7 +99,7 @@ class DualLoRA(ReadingMethod):
             site.stop()
             site.begin(task.index, len(task.classes), extension)
         if self.residuals:
-            self.residuals.begin(self.read.heads)
+            self.residuals.begin(len(task.classes))
 
     def groups(self) -> list[Group]:
         """The residuals of the class token apart: small, and with no gradient into the network, they bear more."""
