@@ -16,9 +16,9 @@ from duallora.stream import TaskStream
 
 
 def make_backbone(
-    *, class_token: bool = True, depth: int = 2, dim: int = 32, seed: int = 0, levels: int = 0
+    *, class_token: bool = True, depth: int = 2, dim: int = 32, seed: int = 0, levels: int = 0, **more: object
 ) -> Backbone:
-    """A random plain ViT for 16 px: 4 patch tokens of width `dim`."""
+    """A random plain ViT for 16 px: 4 patch tokens of width `dim`; `more` goes to timm."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shape = {
@@ -28,6 +28,7 @@ def make_backbone(
             "depth": depth,
             "num_heads": 2,
             "class_token": class_token,
+            **more,
         }
         vit = build(shape | {"global_pool": "token" if class_token else "avg"})
         for parameter in vit.parameters():  # timm starts near the identity: make the blocks matter

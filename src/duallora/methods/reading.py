@@ -71,7 +71,7 @@ class ReadingMethod(Method):
         self.read.finish(sample.features, sample.labels)
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
-        """Argmax over all heads ("heads"), linear ("gaussian") or quadratic discriminant scores."""
+        """By one of the read-outs; see `Readout.scores`."""
         return self.read.output(encoding, readout or self.readout)
 
     def state(self) -> State:

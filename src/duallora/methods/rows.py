@@ -65,8 +65,7 @@ class Rows:
         >>> rows.within_tasks(torch.tensor([[7.0, 3.0, 3.0]])).exp()
         tensor([[1.0000, 0.5000, 0.5000]])
         """
-        owner = torch.tensor(self.tasks, device=logits.device)
-        scores = logits
+        owner, scores = self.task_index(logits.device), logits
         for task in dict.fromkeys(self.tasks):
             own = owner == task
             scores = torch.where(own, logits - logits[:, own].logsumexp(1, keepdim=True), scores)

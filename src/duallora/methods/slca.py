@@ -19,7 +19,7 @@ class SLCAConfig(MethodConfig):
 
     backbone_rate: float = Field(0.01, gt=0, description="learning rate of the backbone as a share of the heads'")
     align: AlignSettings = Field(AlignSettings(), description="how the heads are aligned after each task")
-    readout: Literal["align", "heads", "gaussian", "quadratic"] = Field(
+    readout: Literal["align", "heads", "gaussian", "quadratic", "product"] = Field(
         "align",
         description="aligned heads; heads as they were trained; class Gaussians with a shared covariance; the same, on "
         "the final feature with each class's own besides",
@@ -55,7 +55,7 @@ class SLCA(Aligned):
         "weight_decay": 5e-4,
         "clip": 1e6,  # none
     }
-    readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "gaussian", "quadratic")
+    readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "gaussian", "quadratic", "product")
     frozen: ClassVar[bool] = False
     config: SLCAConfig
 

@@ -44,7 +44,7 @@ class Mixing:
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """A batch: (b, 3, S, S) and (b,) to images of the same shape and the shares of the classes, (b, C) float32."""
         with torch.random.fork_rng(devices=[]):  # the shares and boxes are drawn on the CPU
-            torch.manual_seed(self._seed * 1_000_003 + step)
+            torch.default_generator.manual_seed((self._seed * 1_000_003 + step) % 2**63)
             transform = self._transforms[int(torch.randint(len(self._transforms), ()))]
             mixed, shares = transform(images, labels)
         return mixed, shares.float()

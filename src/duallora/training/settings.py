@@ -32,7 +32,8 @@ class TrainingSettings(BaseModel):
         "crop: milder crop, no flip; none",
     )
     mix: Literal["none", "mixup", "cutmix", "both"] = Field(
-        "none", description="blend images of a batch and their labels: mixup, cutmix, or either in turn"
+        "none",
+        description="blend images of a batch and their labels: mixup, cutmix, or batch by batch either at random",
     )
     workers: int = Field(0, ge=0, description="processes that decode images of large sets")
     evaluation_batch_size: int = Field(256, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -43,18 +44,31 @@ class ClassResiduals(nn.Module):
         self.heads = Heads(d)
         self.attention = tuple(backbone.attention)  # in a tuple: they are the backbone's modules, not ours
         self.listening = False
-        self._seen: list[tuple[Tensor, Tensor]] = []
-        for attention in self.attention:
-            attention.qkv.register_forward_hook(self._see)  # type: ignore[union-attr]
-
-    def _see(self, _map: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if self.listening:
-            x = inputs[0].detach()
-            self._seen.append((x[:, :1] if self.class_token else x.mean(1, keepdim=True), output.detach()))
+        self._delta: Tensor | None = None  # (b, T, d), of the pass that is under way
+        for i, attention in enumerate(self.attention):
+            attention.qkv.register_forward_hook(partial(self._step, i))  # type: ignore[union-attr]
 
     def listen(self, wanted: bool) -> None:
         """Before a pass through the network: whether `features` will be asked for."""
-        self.listening, self._seen = wanted, []
+        self.listening, self._delta = wanted, None
+
+    def _step(self, block: int, _map: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Question and answer of one block, as soon as its map has run: kept until the end, K and V would be many."""
+        if not self.listening:
+            return
+        A, B = self._factors()
+        x, (q, k, v) = inputs[0].detach(), output.detach().split(A.shape[-1], -1)
+        h, q = (t[:, :1] if self.class_token else t.mean(1, keepdim=True) for t in (x, q))
+        delta = self._delta
+        if delta is None or block == 0:
+            delta = torch.zeros(len(h), len(A), A.shape[-1], device=h.device)
+        asked = q + _low_rank(h + delta, A[:, 2 * block], B[:, 2 * block])
+        answer = _read(asked, k, v, self.attention[block])
+        self._delta = delta + _low_rank(answer, A[:, 2 * block + 1], B[:, 2 * block + 1]).float()
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """Of all finished tasks; in training of the newest one."""
+        return (self.A, self.B) if self.A_new is None or self.B_new is None else (self.A_new, self.B_new)
 
     def begin(self, classes: int) -> None:
         """A new residual, zero at first, and a new head, of small random weights."""
@@ -79,17 +93,10 @@ class ClassResiduals(nn.Module):
         Args:
             final: (b, D) features of the pass, f the first d.
         """
-        seen, self._seen, self.listening = self._seen, [], False
-        A, B = (self.A, self.B) if self.A_new is None or self.B_new is None else (self.A_new, self.B_new)
-        d = A.shape[-1]
-        delta = final.new_zeros(len(final), len(A), d)
-        down, up = A.unbind(1), B.unbind(1)  # of block i: 2 i asks, 2 i + 1 answers
-        for i, ((h, qkv), attention) in enumerate(zip(seen, self.attention, strict=True)):
-            q, k, v = qkv.split(d, -1)
-            q = q[:, :1] if self.class_token else q.mean(1, keepdim=True)
-            asked = q + _low_rank(h + delta, down[2 * i], up[2 * i])
-            delta = delta + _low_rank(_read(asked, k, v, attention), down[2 * i + 1], up[2 * i + 1]).float()
-        return final[:, None, :d].detach() + delta
+        delta, self._delta, self.listening = self._delta, None, False
+        if delta is None:
+            raise RuntimeError("nothing was heard: call listen(True) before the pass through the network")
+        return final[:, None, : self.A.shape[-1]].detach() + delta
 
     def logits(self, features: Tensor) -> Tensor:
         """Every task's head on its own feature: (b, T, d) -> (b, R); in training the newest head on the newest one."""
@@ -109,8 +116,9 @@ class ClassResiduals(nn.Module):
         Raises:
             DualLoRAError: a tensor is missing or has another shape.
         """
-        for name, own in (("A", self.A), ("B", self.B)):
-            setattr(self, name, saved_tensor(state, name, (None, *own.shape[1:])).to(own.device, copy=True))
+        A = saved_tensor(state, "A", (None, *self.A.shape[1:]), "residuals.")
+        B = saved_tensor(state, "B", (len(A), *self.B.shape[1:]), "residuals.")
+        self.A, self.B = A.to(self.A.device, copy=True), B.to(self.B.device, copy=True)
         self.heads.load_state(part("heads", state))
 
 

@@ -16,7 +16,7 @@ from duallora.methods.lora import Placement
 class DualLoRAConfig(MethodConfig):
     """Options of `duallora`.
 
-    >>> DualLoRAConfig(rank=4, residual="off").placement
+    >>> DualLoRAConfig(rank=4, residual="none").placement
     ('value',)
     """
 
@@ -36,7 +36,13 @@ class DualLoRAConfig(MethodConfig):
     reserve: int = Field(8, ge=0, description="directions per block that stay free whatever the tasks use")
 
     orthogonal: bool = Field(True, description="train the orthogonal adapter")
-    residual: Literal["class", "maps", "both", "off"] = Field(
+    orthogonal_rate: float = Field(
+        0.1,
+        gt=0,
+        description="learning rate of what changes the network for every task (orthogonal adapter, residuals in the "
+        "maps), relative to the setting's",
+    )
+    residual: Literal["class", "maps", "both", "none"] = Field(
         "class",
         description="where residual adapters lie: on a class token that each task has for itself, in the maps of "
         "`placement`, gated, on both, or nowhere",
@@ -72,11 +78,13 @@ class DualLoRAConfig(MethodConfig):
 
     head_init: Literal["random", "gaussian"] = Field(
         "gaussian",
-        description="start of a new head: small random weights, or the discriminant of the features before training",
+        description="start of a new head of the network (a residual's starts at random): small random weights, or the "
+        "discriminant of the features before training",
     )
     loss: Literal["local", "seen"] = Field(
         "local",
-        description="cross-entropy over the task's classes, or with the Gaussians of earlier classes as competitors",
+        description="of the network's head: cross-entropy over the task's classes, or with the Gaussians of earlier "
+        "classes as competitors",
     )
     carry: bool = Field(
         True, description="move earlier Gaussians along with the change of features that the new images show"

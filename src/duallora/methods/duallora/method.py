@@ -40,12 +40,13 @@ class DualLoRA(ReadingMethod):
 
     "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models".
 
-    Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; Z
-    and B of the residual adapter, confined to a basis; the newest head. Frozen: the backbone, earlier heads and
-    residuals. Kept per task: the factors, the bases; per class a mean, and the covariance of its final feature; one
-    covariance in all; no image. One pass per image.
+    Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; A and
+    B of the residual of the task's own class token (`ClassResiduals`), or Z and B of residuals in the maps; the newest
+    heads. Frozen: the backbone, earlier adapters and heads. Kept per task: factors, bases, heads; per class a mean, and
+    the covariance of its final feature; one covariance in all; no image. One pass per image.
 
-    The public sources give the idea, not every equation; what is chosen is a field of `DualLoRAConfig` each.
+    The public sources give the idea, not every equation; what is chosen is, but for `readout.TRUST`, a field of
+    `DualLoRAConfig` each.
     """
 
     name: ClassVar[str] = "duallora"
@@ -102,12 +103,12 @@ class DualLoRA(ReadingMethod):
             self.residuals.begin(len(task.classes))
 
     def groups(self) -> list[Group]:
-        """The residuals of the class token apart: small, and with no gradient into the network, they bear more."""
-        if self.residuals is None:
-            return super().groups()
-        own = [p for p in self.residuals.parameters() if p.requires_grad]
-        others = [p for p in self.trainable() if not any(p is q for q in own)]
-        return [Group(others), Group(own, self.config.class_rate)]
+        """What changes the network for every task, gently; the network's head; the residuals of the class token.
+
+        The last are small, and what they do reaches no other task: they bear more.
+        """
+        parts = (self.sites, self.config.orthogonal_rate), (self.read, 1.0), (self.residuals, self.config.class_rate)
+        return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
     def _pass(self, images: Tensor, evidence: bool, residuals: bool = False) -> tuple[Tensor, Reading]:
         """One pass through the network with a fresh reading in every site."""
@@ -121,7 +122,8 @@ class DualLoRA(ReadingMethod):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the newest head over its own classes, or against the Gaussians of earlier ones too.
 
-        To it comes that of the newest residual's head. Both share the pass, but no parameter.
+        To it comes that of the newest residual's head. Both share the pass and the norm that gradients are clipped to,
+        but no parameter.
         """
         features, _ = self._pass(images, evidence=False, residuals=True)
         seen = self.config.loss == "seen"
@@ -152,7 +154,7 @@ class DualLoRA(ReadingMethod):
         for site in self._sites():
             extension = site.end(self._task, len(self.rows.members[-1]))
             self.log.capacity.append(capacity(site.bases.Phi))
-            if extension.full:
+            if extension.full and self.config.orthogonal:
                 self.log.notes.append(
                     f"block {site.block}: full, {site.bases.Phi.shape[1]} of {site.bases.Phi.shape[0]} directions "
                     f"used; {extension.captured:.1%} of this task's energy is protected instead of "
@@ -202,7 +204,9 @@ class DualLoRA(ReadingMethod):
             mass = torch.softmax(scores, 1)
             pi = mass.new_zeros(len(mass), int(owner.max()) + 1).index_add_(1, owner, mass)
             log_pi = pi.clamp_min(1e-12).log()
-            return Output(self.rows.within_tasks(logits) + log_pi[:, owner], log_pi, measure)
+            empty = (self.read.gaussians.counts == 0).to(logits.device)  # heads know nothing of what had no images
+            joint = self.rows.within_tasks(logits) + log_pi[:, owner]
+            return Output(joint.masked_fill(empty, -torch.inf), log_pi, measure)
         c = confidence(pi, cfg.confidence)
         return Output(calibrate(logits, owner, pi, c, cfg.calibration), pi.clamp_min(1e-12).log(), measure)
 
