@@ -75,9 +75,11 @@ def main() -> None:
     config = load_config(args.config, args.settings)
     rows = {
         "lora": drift(config, "lora", {}),
-        "duallora, orthogonal only": drift(config, "duallora", {"residual": "none", "head_init": "random"}),
+        "duallora, orthogonal only": drift(
+            config, "duallora", {"residual": "none", "orthogonal_rate": 1.0, "head_init": "random"}
+        ),
         "duallora, orthogonal only, eps 0.99": drift(
-            config, "duallora", {"residual": "none", "head_init": "random", "energy": 0.99}
+            config, "duallora", {"residual": "none", "orthogonal_rate": 1.0, "head_init": "random", "energy": 0.99}
         ),
     }
     base = rows["lora"]
