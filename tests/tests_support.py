@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from duallora.methods.base import Method, TaskInfo
+
+
+def heeds_ctrl_c() -> None:
+    """For a child before it starts: tests that run in the background (nohup, &) have it ignore the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def infos(index: int, classes: tuple[int, ...], count: int, members: tuple[tuple[int, ...], ...] = ()) -> TaskInfo:

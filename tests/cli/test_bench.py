@@ -18,6 +18,7 @@ import yaml
 from cli_helpers import Type
 
 from duallora.evaluation.results import RunResults
+from tests_support import heeds_ctrl_c
 
 TINY: dict[str, Any] = {
     "title": "Tiny digits",
@@ -165,7 +166,11 @@ def background(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]
     def start(*arguments: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "duallora", "bench", *[str(argument) for argument in arguments]]
         with (tmp_path / "said.txt").open("w") as said:
-            begun.append(subprocess.Popen(command, stdout=said, stderr=said, text=True, start_new_session=True))
+            begun.append(
+                subprocess.Popen(
+                    command, stdout=said, stderr=said, text=True, start_new_session=True, preexec_fn=heeds_ctrl_c
+                )
+            )
         return begun[-1]
 
     yield start

@@ -13,6 +13,7 @@ import pytest
 from cli_helpers import snapshot
 
 from duallora import Learner
+from tests_support import heeds_ctrl_c
 
 COMMAND = [sys.executable, "-m", "duallora"]
 
@@ -26,6 +27,7 @@ def test_ctrl_c_in_the_middle_of_learning_leaves_the_model_as_it_was(zoo: Path, 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C in the terminal of the tests is not for it
+        preexec_fn=heeds_ctrl_c,
     )
     try:
         first = process.stderr.readline()
