@@ -132,6 +132,6 @@ def _read(q: Tensor, k: Tensor, v: Tensor, attention: nn.Module) -> Tensor:
     heads, scale = cast(int, attention.num_heads), cast(float, attention.scale)
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     q, k = attention.q_norm(q), attention.k_norm(k)  # type: ignore[operator]
-    # matmul would lay out k^T itself, column by column: several times slower than k row by row.
+    # matmul would copy k^T column by column, which takes longer than copying k row by row.
     weights = torch.softmax(((q * scale) @ k.contiguous().mT).float(), -1).to(v.dtype)
     return (weights @ v).transpose(1, 2).flatten(2)
