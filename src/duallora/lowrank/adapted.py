@@ -43,6 +43,22 @@ class Slot:
         setattr(self.owner, self.attribute, wrapper)
 
 
+def block_indices(depth: int, blocks: Sequence[int] | None = None) -> list[int]:
+    """The chosen ones of `depth` blocks, from the first to the last; negative indices count from the end, None is all.
+
+    >>> block_indices(6, (-1, 0))
+    [0, 5]
+
+    Raises:
+        DualLoRAError: a block that does not exist.
+    """
+    chosen = range(depth) if blocks is None else blocks
+    for b in chosen:
+        if not -depth <= b < depth:
+            raise DualLoRAError(f"blocks: {b} does not exist; this backbone has blocks 0 to {depth - 1}")
+    return sorted({b % depth for b in chosen})
+
+
 def slots(attention: Sequence[nn.Module], targets: Iterable[str], blocks: Sequence[int] | None = None) -> list[Slot]:
     """Where updates go: one slot per block for the fused qkv map, one for the output projection.
 
@@ -58,12 +74,8 @@ def slots(attention: Sequence[nn.Module], targets: Iterable[str], blocks: Sequen
     for target in wanted:
         if target not in TARGETS:
             raise unknown("placement", target, TARGETS)
-    depth, found = len(attention), []
-    chosen = range(depth) if blocks is None else blocks
-    for b in chosen:
-        if not -depth <= b < depth:
-            raise DualLoRAError(f"blocks: {b} does not exist; this backbone has blocks 0 to {depth - 1}")
-    for b in sorted({b % depth for b in chosen}):
+    found = []
+    for b in block_indices(len(attention), blocks):
         owner = attention[b]
         for attribute in ("qkv", "proj"):
             linear = getattr(owner, attribute)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from duallora.errors import DualLoRAError
+from duallora.lowrank.adapted import block_indices
 
 
 class Bottleneck(nn.Module):
@@ -46,12 +47,8 @@ def mlps(network: nn.Module, attention: Sequence[nn.Module], blocks: Sequence[in
         DualLoRAError: a block that does not exist, or that has no `mlp`, or one that carries a hook already.
     """
     owners = {id(child): module for module in network.modules() for child in module.children()}
-    depth, found = len(attention), []
-    chosen = range(depth) if blocks is None else blocks
-    for b in chosen:
-        if not -depth <= b < depth:
-            raise DualLoRAError(f"blocks: {b} does not exist; this backbone has blocks 0 to {depth - 1}")
-    for b in sorted({b % depth for b in chosen}):
+    found = []
+    for b in block_indices(len(attention), blocks):
         mlp = getattr(owners.get(id(attention[b])), "mlp", None)
         if not isinstance(mlp, nn.Module):
             raise DualLoRAError(f"block {b} has no `mlp` to put an adapter beside; load a plain vision transformer")

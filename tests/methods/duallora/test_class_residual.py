@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from duallora.backbone import Backbone
+from duallora.errors import DualLoRAError
 from duallora.methods.duallora.class_residual import ClassResiduals
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
@@ -27,9 +28,11 @@ def disturbed(method: Any) -> None:
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
 
 
-def finished(backbone: Backbone, tasks: int = 2, rank: int = 3) -> ClassResiduals:
+def finished(
+    backbone: Backbone, tasks: int = 2, rank: int = 3, blocks: tuple[int, ...] | None = None
+) -> ClassResiduals:
     """Residuals of some tasks of two classes, with random factors."""
-    residuals = ClassResiduals(backbone, rank)
+    residuals = ClassResiduals(backbone, rank, blocks)
     for t in range(tasks):
         torch.manual_seed(t)
         residuals.begin(2)
@@ -51,12 +54,13 @@ def features(residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor) -> 
     return residuals.features(backbone(x))
 
 
-def in_numpy(residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor, task: int) -> np.ndarray:
-    """f + delta_t as the docstring has it, head by head, from the inputs and outputs of every qkv map."""
+def in_numpy(
+    residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor, task: int, blocks: tuple[int, ...]
+) -> np.ndarray:
+    """f + delta_t as the docstring has it, head by head, from the inputs and outputs of the qkv maps of some blocks."""
     read: list[tuple[np.ndarray, np.ndarray]] = []
-    hooks = [
-        a.qkv.register_forward_hook(lambda m, i, o: read.append((i[0].numpy(), o.numpy()))) for a in backbone.attention
-    ]
+    chosen = [backbone.attention[b] for b in blocks]
+    hooks = [a.qkv.register_forward_hook(lambda m, i, o: read.append((i[0].numpy(), o.numpy()))) for a in chosen]
     f = backbone(x).numpy()[:, : backbone.dim]
     for hook in hooks:
         hook.remove()
@@ -66,7 +70,7 @@ def in_numpy(residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor, tas
     result = []
     for image in range(len(x)):
         delta = np.zeros(d)
-        for block, ((inputs, qkv), a) in enumerate(zip(read, backbone.attention, strict=True)):
+        for block, ((inputs, qkv), a) in enumerate(zip(read, chosen, strict=True)):
             h, own = inputs[image], qkv[image]
             q, K, V = own[:, :d], own[:, d : 2 * d], own[:, 2 * d :]
             place = (lambda rows: rows[0]) if backbone.has_class_token else (lambda rows: rows.mean(0))
@@ -83,14 +87,17 @@ def in_numpy(residuals: ClassResiduals, backbone: Backbone, x: torch.Tensor, tas
     return np.stack(result)
 
 
+@pytest.mark.parametrize("blocks", [(0, 1, 2), (1, 2), (0,)])
 @pytest.mark.parametrize("kind", [{}, {"class_token": False}, {"reg_tokens": 2}, {"qk_norm": True}])
-def test_the_residual_is_what_its_equations_say(backbones: Callable[..., Backbone], kind: dict[str, Any]) -> None:
+def test_the_residual_is_what_its_equations_say(
+    backbones: Callable[..., Backbone], kind: dict[str, Any], blocks: tuple[int, ...]
+) -> None:
     backbone = backbones(depth=3, **kind)
-    residuals, x = finished(backbone), images(4)
+    residuals, x = finished(backbone, blocks=blocks), images(4)
     with torch.no_grad():
         ours = features(residuals, backbone, x)
         for task in range(2):
-            reference = in_numpy(residuals, backbone, x, task)
+            reference = in_numpy(residuals, backbone, x, task, blocks)
             np.testing.assert_allclose(ours[:, task].numpy(), reference, rtol=1e-4, atol=1e-4)
     assert float((ours[:, 0] - ours[:, 1]).abs().max()) > 0.1
 
@@ -142,5 +149,35 @@ def test_residuals_train_at_their_own_rate(backbone: Backbone) -> None:
     rates = {g.rate: sum(p.numel() for p in g.parameters) for g in method.groups()}
     d = backbone.dim
     assert rates[1.0] == 2 * d + 2  # the network's own head
-    assert rates[5.0] == backbone.depth * 2 * 2 * 16 * d + 2 * d + 2
+    asked = backbone.depth - backbone.depth // 2  # the second half of the blocks
+    assert rates[5.0] == asked * 2 * 2 * 16 * d + 2 * d + 2
     assert sum(rates.values()) == sum(p.numel() for p in method.trainable())
+
+
+@pytest.mark.parametrize(("blocks", "asked"), [("all", 4), ("second half", 2), ((-1, 0), 2), ((3,), 1)])
+def test_which_blocks_are_asked(backbones: Callable[..., Backbone], blocks: Any, asked: int) -> None:
+    backbone = backbones(depth=4)
+    method = DualLoRA(backbone, DualLoRAConfig(class_blocks=blocks))
+    assert method.residuals is not None
+    assert method.residuals.A.shape[1] == 2 * asked
+    assert method.residuals.attention[-1] is backbone.attention[-1]
+
+
+def test_a_block_that_does_not_exist_is_named(backbone: Backbone) -> None:
+    with pytest.raises(DualLoRAError, match=r"blocks: 9 does not exist; this backbone has blocks 0 to"):
+        DualLoRA(backbone, DualLoRAConfig(class_blocks=(9,)))
+
+
+def test_the_loss_of_its_head_is_smoothed(backbone: Backbone) -> None:
+    x, y = images(4), torch.tensor([0, 1, 0, 1])
+    method = DualLoRA(backbone, DualLoRAConfig(orthogonal=False, class_smoothing=0.2))
+    method.begin_task(infos(0, (0, 1), 4), [(x, y)])
+    assert method.residuals is not None
+    with torch.no_grad():
+        loss = method.loss(x, y)
+        f = method._pass(x, evidence=False, residuals=True)[0]
+        log_p = torch.log_softmax(method.residuals.logits(method.residuals.features(f)), 1)
+        own = -log_p[torch.arange(4), y].mean()
+        spread = -log_p.mean()
+    expected = method.read.local_loss(f, y) + 0.8 * own + 0.2 * spread
+    torch.testing.assert_close(loss, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from duallora.lowrank import block_indices
 from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import BackboneLike, State, part, prefixed
 from duallora.methods.heads import Heads
@@ -17,11 +19,11 @@ from duallora.methods.heads import Heads
 class ClassResiduals(nn.Module):
     """For each task t a low-rank residual delta_t of the class token, and a head that reads f + delta_t.
 
-    In block l, whose map gives q, K and V of all tokens, with h the class token's input of that map:
+    In each chosen block l, whose map gives q, K and V of all tokens, with h the class token's input of that map:
 
         o_t = softmax((q_cls + B_q A_q (h + delta_t)) K^T / sqrt(c)) V,        delta_t <- delta_t + B_p A_p o_t
 
-    per head, A (r, d) and B (d, r) of task t and block l, delta_t = 0 before the first block. The residual reads what
+    per head, A (r, d) and B (d, r) of task t and block l, delta_t = 0 before the first of them. The residual reads what
     the class token could have read, and writes to a copy of it that nothing else reads. So it costs one query per task
     and block, no further pass; no task can change what another one's residual sees but by changing the network itself;
     and no gradient flows from it into the network.
@@ -32,19 +34,21 @@ class ClassResiduals(nn.Module):
     A: Tensor
     B: Tensor
 
-    def __init__(self, backbone: BackboneLike, rank: int) -> None:
-        """Listen to the attention of every block; whatever wraps its maps must be in place already."""
+    def __init__(self, backbone: BackboneLike, rank: int, blocks: Sequence[int] | None = None) -> None:
+        """Listen to the attention of some blocks, by default all; what wraps their maps must be in place already."""
         super().__init__()
         self.rank, self.class_token = rank, backbone.has_class_token
-        maps, d = 2 * backbone.depth, backbone.dim
+        asked = block_indices(backbone.depth, blocks)
+        maps, d = 2 * len(asked), backbone.dim
         self.register_buffer("A", torch.zeros(0, maps, rank, d), persistent=False)  # finished tasks, two maps a block
         self.register_buffer("B", torch.zeros(0, maps, d, rank), persistent=False)
         self.A_new: nn.Parameter | None = None
         self.B_new: nn.Parameter | None = None
         self.heads = Heads(d)
-        self.attention = tuple(backbone.attention)  # in a tuple: they are the backbone's modules, not ours
+        # In a tuple: they are the backbone's modules, not ours.
+        self.attention = tuple(backbone.attention[b] for b in asked)
         self.listening = False
-        self._delta: Tensor | None = None  # (b, T, d), of the pass that is under way
+        self._delta: Tensor | None = None  # (T, b, d), float32, of the pass that is under way
         for i, attention in enumerate(self.attention):
             attention.qkv.register_forward_hook(partial(self._step, i))  # type: ignore[union-attr]
 
@@ -59,12 +63,13 @@ class ClassResiduals(nn.Module):
         A, B = self._factors()
         x, (q, k, v) = inputs[0].detach(), output.detach().split(A.shape[-1], -1)
         h, q = (t[:, :1] if self.class_token else t.mean(1, keepdim=True) for t in (x, q))
+        h, q = h.transpose(0, 1), q.transpose(0, 1)  # (1, b, d): tasks come first, as they do in the factors
         delta = self._delta
         if delta is None or block == 0:
-            delta = torch.zeros(len(h), len(A), A.shape[-1], device=h.device)
-        asked = q + _low_rank(h + delta, A[:, 2 * block], B[:, 2 * block])
+            delta = torch.zeros(len(A), h.shape[1], A.shape[-1], device=h.device)
+        asked = q + _low_rank((h + delta).to(q.dtype), A[:, 2 * block], B[:, 2 * block])
         answer = _read(asked, k, v, self.attention[block])
-        self._delta = delta + _low_rank(answer, A[:, 2 * block + 1], B[:, 2 * block + 1]).float()
+        self._delta = delta + _low_rank(answer, A[:, 2 * block + 1], B[:, 2 * block + 1])
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """Of all finished tasks; in training of the newest one."""
@@ -96,7 +101,7 @@ class ClassResiduals(nn.Module):
         delta, self._delta, self.listening = self._delta, None, False
         if delta is None:
             raise RuntimeError("nothing was heard: call listen(True) before the pass through the network")
-        return final[:, None, : self.A.shape[-1]].detach() + delta
+        return final[:, None, : self.A.shape[-1]].detach() + delta.transpose(0, 1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Every task's head on its own feature: (b, T, d) -> (b, R); in training the newest head on the newest one."""
@@ -123,15 +128,16 @@ class ClassResiduals(nn.Module):
 
 
 def _low_rank(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """B_t A_t x_t of every task: x (b, T, d), A (T, r, d), B (T, d, r) -> (b, T, d)."""
-    return ((x.transpose(0, 1) @ A.mT.to(x.dtype)) @ B.mT.to(x.dtype)).transpose(0, 1)
+    """B_t A_t x_t of every task: x (T, b, d), A (T, r, d), B (T, d, r) -> (T, b, d)."""
+    return (x @ A.mT.to(x.dtype)) @ B.mT.to(x.dtype)
 
 
 def _read(q: Tensor, k: Tensor, v: Tensor, attention: nn.Module) -> Tensor:
-    """Multi-head attention of queries (b, T, d) over keys and values (b, N, d): (b, T, d)."""
+    """Multi-head attention of queries (T, b, d) over keys and values (b, N, d): (T, b, d)."""
     heads, scale = cast(int, attention.num_heads), cast(float, attention.scale)
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q = q.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+    k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (k, v))
     q, k = attention.q_norm(q), attention.k_norm(k)  # type: ignore[operator]
     # matmul would copy k^T column by column, which takes longer than copying k row by row.
-    weights = torch.softmax(((q * scale) @ k.contiguous().mT).float(), -1).to(v.dtype)
-    return (weights @ v).transpose(1, 2).flatten(2)
+    weights = torch.softmax((q * scale) @ k.contiguous().mT, -1).to(v.dtype)
+    return (weights @ v).permute(2, 0, 1, 3).flatten(2)

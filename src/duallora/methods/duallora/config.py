@@ -48,7 +48,13 @@ class DualLoRAConfig(MethodConfig):
         "`placement`, gated, on both, or nowhere",
     )
     class_rank: int = Field(16, ge=1, description="rank of each task's residual of the class token")
+    class_blocks: tuple[int, ...] | Literal["second half", "all"] = Field(
+        "second half", description="blocks that it asks"
+    )
     class_rate: float = Field(3.0, gt=0, description="its learning rate, and its head's, relative to the others'")
+    class_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="share of a label that its head's loss spreads over all classes of the task"
+    )
     residual_rank: int = Field(2, ge=1, description="rank of each task's residual in the maps")
     residual_basis: Literal["previous", "own", "all"] = Field(
         "previous", description="span that the residual reads from"
@@ -99,6 +105,16 @@ class DualLoRAConfig(MethodConfig):
     def residual_class(self) -> bool:
         """Whether each task has a class token for itself."""
         return self.residual in ("class", "both")
+
+    def class_blocks_of(self, depth: int) -> tuple[int, ...] | None:
+        """The blocks that a residual of the class token asks in a network of `depth` blocks; None is all.
+
+        >>> DualLoRAConfig().class_blocks_of(5)
+        (2, 3, 4)
+        """
+        if self.class_blocks == "second half":
+            return tuple(range(depth // 2, depth))
+        return None if self.class_blocks == "all" else self.class_blocks
 
     def energy_at(self, task: int) -> float:
         """eps for a task, 0-based."""

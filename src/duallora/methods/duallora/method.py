@@ -65,7 +65,9 @@ class DualLoRA(ReadingMethod):
             site = DualLinear(slot, config, backbone.has_class_token)
             slot.attach(site)
             self.sites.append(site)
-        self.residuals = ClassResiduals(backbone, config.class_rank) if config.residual_class else None
+        self.residuals: ClassResiduals | None = None
+        if config.residual_class:
+            self.residuals = ClassResiduals(backbone, config.class_rank, config.class_blocks_of(backbone.depth))
         self.carry: Carry | None = None
         self._task, self._learning = -1, False
 
@@ -133,7 +135,8 @@ class DualLoRA(ReadingMethod):
         loss = self.read.seen_loss(features, labels) if seen else self.read.local_loss(features, labels)
         if self.residuals:
             logits = self.residuals.logits(self.residuals.features(features))
-            loss = loss + F.cross_entropy(logits, self.read.local(labels))
+            target, smoothing = self.read.local(labels), self.config.class_smoothing
+            loss = loss + F.cross_entropy(logits, target, label_smoothing=smoothing)
         return loss
 
     def end_task(self, batches: Batches) -> None:
