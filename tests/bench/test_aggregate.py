@@ -149,6 +149,11 @@ def test_markdown_holds_all_columns_and_each_training_costs_once(filled: Callabl
     assert "lost to task identity" not in brief
     table = lines["slda"]
     assert f"{100 * table.figure('a_avg').mean:.1f}" in brief
+    shown = [row.split(" | ")[0] for row in brief.split("**Keeps class")[1].splitlines() if row.startswith("| ")][1:]
+    names = [re.sub(r"^\| |\+\w+$| \(.*", "", row) for row in shown]
+    assert sorted(names) == ["joint", "lora", "ncm", "slda"]  # once each, by the best read-out
+    rows = [line.label for line in tables(list(lines.values()))["statistics"]]
+    assert shown[0].removeprefix("| ").startswith(rows[0])
     assert markdown(index, []) == "No run has finished yet.\n"
 
 

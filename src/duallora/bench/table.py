@@ -27,7 +27,7 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
     Args:
         index: of the suite.
         lines: from `collect`.
-        brief: fewer columns, and the time and size in the same table.
+        brief: each row by its best read-out alone, fewer columns, and the time and size in the same table.
     """
     measured = [line for line in lines if line.runs]
     if not measured:
@@ -35,6 +35,8 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
     sources = {line.label: number for number, line in enumerate([x for x in lines if x.published], 1)}
     parts = [facts([run for line in measured for run in line.runs]), *_protocol(index)]
     grouped = tables(lines)
+    if brief:
+        parts[0] += " Each row by that of its read-outs whose A last is highest."
     for group, held in grouped.items():
         if len(grouped) > 1 or not brief:
             parts.append(f"**{TITLES[group]}**")
@@ -72,6 +74,8 @@ def percent(figure: Figure | None) -> str:
 def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> str:
     columns = BRIEF if brief else tuple(FIGURES)
     leaders = {name: best(lines, name) for name in ("a_last", "a_avg")}
+    if brief:
+        lines = _best_of_rows(lines)
     heads = ["row", "read-out", "runs", *[FIGURES[name] for name in columns], *(["time", "kept"] if brief else [])]
     rows = []
     for line in lines:
@@ -85,6 +89,14 @@ def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> 
         end = [_plain(seconds(cost["seconds"])), _plain(size(cost["bytes_kept"]))] if brief else []
         rows.append([label, line.readout, str(len(line.runs)), *figures, *end])
     return _table(heads, rows)
+
+
+def _best_of_rows(lines: Sequence[Line]) -> list[Line]:
+    """The first line of each row, of lines that stand best first; published ones all."""
+    first: dict[str, Line] = {}
+    for line in lines:
+        first.setdefault(line.label if line.published else line.row, line)
+    return list(first.values())
 
 
 def _costs(lines: Sequence[Line]) -> str:
