@@ -48,8 +48,8 @@ class DualLoRAConfig(MethodConfig):
         "`placement`, gated, on both, or nowhere",
     )
     class_rank: int = Field(16, ge=1, description="rank of each task's residual of the class token")
-    class_blocks: tuple[int, ...] | Literal["second half", "all"] = Field(
-        "second half", description="blocks that it asks"
+    class_blocks: tuple[int, ...] | Literal["later", "all"] = Field(
+        "later", description="blocks that it asks; later: all but the first third"
     )
     class_rate: float = Field(3.0, gt=0, description="its learning rate, and its head's, relative to the others'")
     class_smoothing: float = Field(
@@ -109,11 +109,11 @@ class DualLoRAConfig(MethodConfig):
     def class_blocks_of(self, depth: int) -> tuple[int, ...] | None:
         """The blocks that a residual of the class token asks in a network of `depth` blocks; None is all.
 
-        >>> DualLoRAConfig().class_blocks_of(5)
-        (2, 3, 4)
+        >>> DualLoRAConfig().class_blocks_of(6)
+        (2, 3, 4, 5)
         """
-        if self.class_blocks == "second half":
-            return tuple(range(depth // 2, depth))
+        if self.class_blocks == "later":
+            return tuple(range(depth // 3, depth))
         return None if self.class_blocks == "all" else self.class_blocks
 
     def energy_at(self, task: int) -> float:
