@@ -94,10 +94,10 @@ class ClassCovariances:
         self._solved = (forms, levels, means)  # moved once, not for every batch
         parts = []
         with torch.autocast(x.device.type, enabled=False):
-            for rows in torch.arange(len(forms), device=x.device).split(ROWS_AT_ONCE):
-                M = forms[rows]  # (r, d, d)
-                away = x.unsqueeze(0) - means[rows].unsqueeze(1)  # (r, b, d)
-                parts.append(-0.5 * ((away @ M) * away).sum(2).T - levels[rows])
+            split = (t.split(ROWS_AT_ONCE) for t in (forms, levels, means))  # views: forms are large
+            for M, level, mu in zip(*split, strict=True):  # (r, d, d), (r,), (r, d)
+                away = x.unsqueeze(0) - mu.unsqueeze(1)  # (r, b, d)
+                parts.append(-0.5 * ((away @ M) * away).sum(2).T - level)
         return torch.cat(parts, 1)
 
     def state(self) -> dict[str, Tensor]:

@@ -65,11 +65,14 @@ class Rows:
         >>> rows.within_tasks(torch.tensor([[7.0, 3.0, 3.0]])).exp()
         tensor([[1.0000, 0.5000, 0.5000]])
         """
-        owner, scores = self.task_index(logits.device), logits
-        for task in dict.fromkeys(self.tasks):
-            own = owner == task
-            scores = torch.where(own, logits - logits[:, own].logsumexp(1, keepdim=True), scores)
-        return scores
+        if not len(self):
+            return logits
+        # All tasks at once, not one after another: this is asked for every batch, and tasks become many.
+        owner = self.task_index(logits.device) - SHARED
+        index, groups = owner.expand(len(logits), -1), int(max(self.tasks)) - SHARED + 1
+        top = logits.new_full((len(logits), groups), -torch.inf).scatter_reduce(1, index, logits.detach(), "amax")
+        away = logits - top[:, owner]
+        return away - away.new_zeros(top.shape).scatter_add(1, index, away.exp()).log()[:, owner]
 
     def task_scores(self, rows: Tensor) -> Tensor:
         """Scores of tasks (b, T): the best row of each."""
