@@ -40,8 +40,15 @@ class Heads(nn.Module):
             least = bias[seen].min() if seen.any() else bias.new_zeros(())
             bias = torch.where(seen, bias, least)
         with torch.no_grad():
-            self.weights[-1].copy_(weight - weight.mean(0))
-            self.biases[-1].copy_(bias - bias.mean())
+            self.weights[-1].copy_(weight)
+            self.biases[-1].copy_(bias)
+        self.centre()
+
+    def centre(self) -> None:
+        """Take the mean over the newest head's classes out of its logits: a softmax over them is blind to it."""
+        with torch.no_grad():
+            self.weights[-1] -= self.weights[-1].mean(0)
+            self.biases[-1] -= self.biases[-1].mean()
 
     def clear(self) -> None:
         """Forget all heads."""

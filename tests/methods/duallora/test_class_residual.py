@@ -181,3 +181,15 @@ def test_the_loss_of_its_head_is_smoothed(backbone: Backbone) -> None:
         spread = -log_p.mean()
     expected = method.read.local_loss(f, y) + 0.8 * own + 0.2 * spread
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_finished_head_is_centred_and_answers_as_before(backbone: Backbone) -> None:
+    residuals, x = finished(backbone), images(4)
+    residuals.begin(3)
+    disturbed(Trains(residuals))
+    with torch.no_grad():
+        before = residuals.logits(features(residuals, backbone, x))
+        residuals.end()
+        after = residuals.logits(features(residuals, backbone, x))[:, 4:]
+    assert float(before.mean(1).abs().max()) > 1e-2
+    torch.testing.assert_close(after, before - before.mean(1, keepdim=True), rtol=1e-4, atol=1e-4)

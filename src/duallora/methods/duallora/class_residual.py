@@ -85,8 +85,13 @@ class ClassResiduals(nn.Module):
         self.heads.to(self.A.device)
 
     def end(self) -> None:
-        """The task's residual joins the finished ones."""
+        """The task's residual joins the finished ones.
+
+        To its head's loss a number that all logits have in common made no difference; beside other tasks' heads it
+        would, so it is taken out.
+        """
         if self.A_new is not None and self.B_new is not None:
+            self.heads.centre()
             self.A, self.B = torch.cat([self.A, self.A_new.detach()]), torch.cat([self.B, self.B_new.detach()])
         self.A_new = self.B_new = None
         for parameter in self.heads.parameters():
