@@ -21,7 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from duallora import artefact
-from duallora.artefact import MANIFEST, TENSORS, load_artefact, read_manifest, save_artefact, write_json_atomic
+from duallora.artefact import (
+    MANIFEST,
+    TENSORS,
+    finish_interrupted,
+    load_artefact,
+    read_manifest,
+    save_artefact,
+    write_json_atomic,
+)
 from duallora.errors import DualLoRAError
 
 needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -50,7 +58,7 @@ def test_folder_is_as_documented(model: Path) -> None:
     document = json.loads((model / MANIFEST).read_text(encoding="utf-8"))
     payload = (model / TENSORS).read_bytes()
     assert document["format"] == "duallora"
-    assert document["format_version"] == 1
+    assert document["format_version"] == 2
     assert document["files"] == {TENSORS: {"sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}}
     assert document["classes"] == ["cat", "Ünïcode dog"]
     assert torch.__version__.startswith(document["library_versions"]["torch"].split("+")[0])
@@ -328,6 +336,16 @@ def test_cut_off_between_the_renames_is_mended_by_the_next_save(model: Path) -> 
     assert load_artefact(model)[1]["generation"] == 2, "the save that was cut off is completed"
 
 
+def test_a_save_that_was_cut_off_is_completed_on_demand(model: Path) -> None:
+    assert not finish_interrupted(model)  # nothing was cut off
+    newer = model.with_name("zoo.saving-0123abcd")
+    save_artefact(newer, small(2), {"generation": 2})
+    model.rename(model.with_name("zoo.previous-0123abcd"))
+    assert finish_interrupted(model)
+    assert load_artefact(model)[1]["generation"] == 2
+    assert not finish_interrupted(model)
+
+
 # ---- what load refuses ----
 
 
@@ -426,8 +444,10 @@ def test_newer_format_says_what_to_install(model: Path) -> None:
 
 
 def test_older_format_is_migrated_step_by_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite_manifest(model, format_version=1)
     before = (model / MANIFEST).read_bytes()
     monkeypatch.setattr(artefact, "FORMAT_VERSION", 3)
+    monkeypatch.delitem(artefact.MIGRATIONS, 1)
     with pytest.raises(DualLoRAError, match=r"no longer reads.*pip install 'duallora=="):
         load_artefact(model)
     monkeypatch.setitem(artefact.MIGRATIONS, 1, lambda t, m: ({f"v2.{name}": value for name, value in t.items()}, m))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from duallora import Learner
+from duallora import Learner, artefact
 from duallora.backbone import Backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
@@ -106,6 +107,9 @@ def test_errors_say_what_to_type(tmp_path: Path, images: Callable[..., ImageSet]
         Learner.create(training={"epoch": 3})
     with pytest.raises(DualLoRAError, match="serves comparisons only"):
         Learner.create(method="joint").learn(images(2, 4))
+    for method in ("ncm", "duallora"):
+        with pytest.raises(DualLoRAError, match="no images to learn from"):
+            Learner.create(method=method).learn((np.zeros((0, 8, 8), np.uint8), []), progress=False)
     learner.learn(images(2, 8), progress=False)
     with pytest.raises(DualLoRAError, match=r"unknown classes \['z0'"):
         learner.evaluate(images(2, 4, names="z"))
@@ -137,3 +141,20 @@ def test_an_error_during_learning_leaves_a_learner_that_says_so(
     ):
         with pytest.raises(DualLoRAError, match=r"broke off half-way.*Learner.load"):
             call()
+
+
+def test_a_model_of_format_1_still_answers_as_it_did(tmp_path: Path, images: Callable[..., ImageSet]) -> None:
+    options = {"class_blocks": "all", "class_smoothing": 0.0}  # what was there before these could be chosen
+    learner = Learner.create(training=TRAINING, config=options)
+    learner.learn(images(2, 8), progress=False)
+    learner.save(tmp_path / "zoo")
+    path = tmp_path / "zoo" / artefact.MANIFEST
+    document = json.loads(path.read_text()) | {"format_version": 1}
+    for name in options:
+        del document["method"]["options"][name]
+    path.write_text(json.dumps(document | {"checksum": artefact._checksum(document)}))
+    loaded = Learner.load(tmp_path / "zoo")
+    probe = [images(1, 4, seed=7000).image(i).permute(1, 2, 0).numpy() for i in range(4)]
+    assert loaded.predict(probe) == learner.predict(probe)
+    loaded.save(tmp_path / "renewed")
+    assert artefact.read_manifest(tmp_path / "renewed")["format_version"] == artefact.FORMAT_VERSION

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from duallora.errors import DualLoRAError
 from duallora.files import JSON, dump_json, sync_folder, write_json_atomic, write_synced, writing
+from duallora.migrations import MIGRATIONS
 from duallora.versions import duallora_version, library_versions
 
 __all__ = [
@@ -32,22 +33,19 @@ __all__ = [
     "MANIFEST",
     "TENSORS",
     "check_target",
+    "finish_interrupted",
     "load_artefact",
     "read_manifest",
     "save_artefact",
     "write_json_atomic",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "duallora.json"
 TENSORS = "model.safetensors"
 RESERVED = ("format", "format_version", "duallora_version", "library_versions", "files", "checksum")
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
 JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave behind
-
-Migration = Callable[[dict[str, Tensor], dict[str, Any]], tuple[dict[str, Tensor], dict[str, Any]]]
-MIGRATIONS: dict[int, Migration] = {}
-"""From a format_version to the next one: tensors and manifest in, tensors and manifest out."""
 
 
 def save_artefact(
@@ -330,8 +328,21 @@ def _complete_siblings(folder: Path) -> list[Path]:
     return complete
 
 
+def finish_interrupted(folder: str | Path) -> bool:
+    """Where a save of the folder was cut off between its two renames, do the second one; tell whether there was one.
+
+    Raises:
+        DualLoRAError: the place cannot be written.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() or not _siblings(folder, "previous"):
+        return False
+    with writing(folder):
+        _finish_interrupted(folder)
+    return folder.exists()
+
+
 def _finish_interrupted(folder: Path) -> None:
-    """Where a save was cut off between its two renames, do the second one."""
     if not folder.exists() and _siblings(folder, "previous") and (complete := _complete_siblings(folder)):
         complete[0].rename(folder)
 

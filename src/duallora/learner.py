@@ -138,6 +138,8 @@ class Learner:
                 "create the learner with method='duallora', or use `duallora run`"
             )
         images = self._images(source)
+        if not images.in_memory:
+            self._check_case(images.classes)
         return self._learn(images, name or self._task_name(source), (), progress)
 
     def learn_jointly(self, sets: Sequence[ImageSet], *, name: str, progress: bool = True) -> LearnReport:
@@ -156,6 +158,8 @@ class Learner:
         shown: ImageSet | None = None,
     ) -> LearnReport:
         self._must_be_whole()
+        if not len(images):
+            raise DualLoRAError("there are no images to learn from; give at least one")
         before = len(self.classes)
         index = self._index(images.classes)
         number = len(self.tasks)
@@ -190,6 +194,16 @@ class Learner:
             capacity=self.method.log.capacity,
             notes=self.method.log.notes,
         )
+
+    def _check_case(self, names: Sequence[str]) -> None:
+        """Refuse a folder 'Cat' where 'cat' is known: a slip of the keyboard would make two classes of one."""
+        known = {name.casefold(): name for name in self.classes}
+        for name in names:
+            if (other := known.get(name.casefold(), name)) != name:
+                raise DualLoRAError(
+                    f"class '{name}' differs only by case from '{other}', which this model knows; rename it '{other}' "
+                    "to learn that class further, or give it a name of its own"
+                )
 
     def _index(self, names: Sequence[str]) -> list[int]:
         """Indices of class names, new ones appended."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
 import numpy as np
 
-from duallora.data.imageset import ImageSet, Split
+from duallora.data.imageset import ImageSet, Skipped, Split
 from duallora.data.sampling import at_most, hold_out
 from duallora.errors import DualLoRAError, unknown
 
@@ -45,13 +45,17 @@ class TaskStream(Sequence[Task]):
     Attributes:
         class_order: all classes, in the order in which they first come.
         scenario: `class-incremental` (new classes each time) or `domain-incremental` (the same classes, new images).
+        skipped: files of the source that could not be used.
     """
 
-    def __init__(self, tasks: Sequence[Task], class_order: Sequence[str], scenario: Scenario) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], class_order: Sequence[str], scenario: Scenario, skipped: Iterable[Skipped] = ()
+    ) -> None:
         """From tasks made by hand; `class_incremental` and `domain_incremental` make them from data sets."""
         self._tasks = tuple(tasks)
         self.class_order = tuple(class_order)
         self.scenario = scenario
+        self.skipped = tuple(dict.fromkeys(skipped))
 
     def __len__(self) -> int:
         """The number of tasks."""
@@ -120,7 +124,8 @@ class TaskStream(Sequence[Task]):
             _task(index, name, classes, split, validation, max_per_class)
             for index, (name, classes) in enumerate(steps.items())
         ]
-        return cls(tasks, [name for classes in steps.values() for name in classes], "class-incremental")
+        order_of_all = [name for classes in steps.values() for name in classes]
+        return cls(tasks, order_of_all, "class-incremental", split.train.skipped + split.test.skipped)
 
     @classmethod
     def domain_incremental(
@@ -155,7 +160,8 @@ class TaskStream(Sequence[Task]):
             if shared and index:
                 split = Split(split.train, split.test.subset([]))
             tasks.append(_task(index, name, classes, split, validation, max_per_class, may_lack=True))
-        return cls(tasks, classes, "domain-incremental")
+        skipped = [s for split in domains.values() for s in split.train.skipped + split.test.skipped]
+        return cls(tasks, classes, "domain-incremental", skipped)
 
 
 def ordered(

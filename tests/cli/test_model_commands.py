@@ -111,7 +111,7 @@ def test_evaluate(typed: Type, trained: Path, pictures: Path) -> None:
 
 def test_inspect_shows_what_is_there(typed: Type, trained: Path) -> None:
     found = typed("inspect", trained, "--json").document
-    assert found["format_version"] == 1
+    assert found["format_version"] == 2
     assert found["method"]["name"] == "duallora"
     assert found["backbone"]["name"] == "test_vit"
     assert found["classes"] == ["cat", "dog"]
@@ -122,3 +122,38 @@ def test_inspect_shows_what_is_there(typed: Type, trained: Path) -> None:
     shown = typed("inspect", trained).out
     for text in ("duallora", "test_vit", "animals", "cat, dog", "block 5 [#"):
         assert text in shown
+
+
+def test_learn_completes_a_save_that_was_cut_off_instead_of_starting_over(
+    typed: Type, zoo: Path, pictures: Path
+) -> None:
+    shutil.copytree(zoo, zoo.with_name("zoo.saving-0123abcd"))
+    zoo.rename(zoo.with_name("zoo.previous-0123abcd"))
+    done = typed("learn", zoo, pictures / "vehicles")
+    assert done.code == 2
+    assert "was cut off at its very end and is complete only now" in done.err
+    assert typed("inspect", zoo, "--json").document["classes"] == ["cat", "dog"]
+    again = typed("learn", zoo, pictures / "vehicles", "--json")  # as the message says
+    assert again.code == 0 and again.document["known"] == ["cat", "dog", "bus", "car"]
+
+
+def test_a_class_folder_that_differs_only_by_case_from_a_known_class_is_refused(
+    typed: Type, zoo: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "animals" / "cat", tmp_path / "more" / "CAT")
+    shutil.copytree(pictures / "animals" / "dog", tmp_path / "more" / "dog")
+    before = (zoo / "duallora.json").read_bytes()
+    done = typed("learn", zoo, tmp_path / "more")
+    assert done.code == 2
+    assert "class 'CAT' differs only by case from 'cat'" in done.err
+    assert (zoo / "duallora.json").read_bytes() == before
+
+
+def test_predict_passes_by_what_is_hidden(typed: Type, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    for place in ("seen", ".hidden", "deep/.cache"):
+        (tmp_path / "photos" / place).mkdir(parents=True)
+        shutil.copy(pictures / "animals" / "dog" / "0.png", tmp_path / "photos" / place / "a.png")
+    found = typed("predict", trained, tmp_path / "photos", "--json").document
+    assert [Path(answer["path"]).parent.name for answer in found["predictions"]] == ["seen"]
+    inside = typed("predict", trained, tmp_path / "photos" / ".hidden", "--json").document
+    assert len(inside["predictions"]) == 1  # a hidden folder that is asked for by name is no secret

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -303,3 +304,12 @@ def test_domains(tmp_path: Path, write: Writer) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DualLoRAError, match="no domain folders"):
         read_domains(tmp_path / "none")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such name")
+def test_a_name_that_is_not_utf8(tmp_path: Path, write: Writer) -> None:
+    write(tmp_path / "pets" / "ok" / "0.png")
+    bad = os.fsencode(tmp_path / "pets") + b"/bad\xff"
+    Path(os.fsdecode(bad)).mkdir()
+    with pytest.raises(DualLoRAError, match="is not valid UTF-8; rename it"):
+        scan_classes(tmp_path / "pets")

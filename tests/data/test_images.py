@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -214,3 +215,10 @@ def test_names_with_spaces_and_unicode(tmp_path: Path) -> None:
     path = tmp_path / "Käse (größer) 猫.png"
     noisy().save(path)
     assert decode(path).shape == (3, 50, 60)
+
+
+def test_what_is_too_large_is_refused_without_a_warning_of_pillows_own(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "huge.png")  # over Pillow's limit for warnings, not its error
+    with warnings.catch_warnings(), pytest.raises(UnreadableImage, match="more than is read"):
+        warnings.simplefilter("error")
+        decode(tmp_path / "huge.png")

@@ -141,6 +141,48 @@ def test_one_test_set_for_all_domains(
     assert found.accuracy_curve == [row[0] for row in found.accuracy_matrix] and found.a_last is not None
 
 
+def domains(images: Callable[..., ImageSet]) -> dict[str, Split]:
+    return {name: Split(images(2, 6, seed=s), images(2, 4, seed=10 + s)) for s, name in enumerate("abc")}
+
+
+@pytest.mark.parametrize("method", ["slda", "duallora"])
+def test_domains_are_tried_before_they_are_learned(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Callable[..., ImageSet]
+) -> None:
+    monkeypatch.setattr(runner, "open_domains", lambda source, root: domains(images))
+    stream = StreamConfig(source="pacs", scenario="domain-incremental")
+    found = runner.run(config(method).model_copy(update={"stream": stream}), tmp_path, progress=False)
+    matrix = found.accuracy_matrix
+    assert [[a is not None for a in row] for row in matrix] == [[1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    assert found.fwt == pytest.approx((matrix[0][1] + matrix[1][2]) / 2)
+    assert found.accuracy_curve[0] == matrix[0][0]  # what is not learned yet counts for nothing else
+    assert [a for row in found.task_il_matrix for a in row].count(None) == 3
+    assert found.task_id_accuracy[0] is None and found.task_id_accuracy[2] is not None
+
+
+def test_joint_has_no_say_on_domains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Callable[..., ImageSet]
+) -> None:
+    monkeypatch.setattr(runner, "open_domains", lambda source, root: domains(images))
+    stream = StreamConfig(source="pacs", scenario="domain-incremental")
+    found = runner.run(config("joint").model_copy(update={"stream": stream}), tmp_path, progress=False)
+    assert found.task_id_accuracy == [None] * 3  # one row per class, whatever the domain
+    assert found.fwt is not None
+
+
+def test_files_that_were_not_used_are_named(tmp_path: Path, write_image: Callable[[Path], None]) -> None:
+    for name in ("cat", "dog"):
+        for i in range(6):
+            write_image(tmp_path / "pets" / name / f"{i}.png")
+    (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"")
+    chosen = config("ncm").model_copy(
+        update={"stream": StreamConfig(source=f"folder:{tmp_path / 'pets'}", increment=1)}
+    )
+    found = runner.run(chosen, tmp_path / "run", progress=False)
+    assert [(Path(s.path).name, "empty" in s.reason) for s in found.skipped] == [("broken.png", True)]
+    assert RunResults.load(tmp_path / "run").skipped == found.skipped
+
+
 def test_streams_that_sources_group(tmp_path: Path, write_image: Callable[[Path], None]) -> None:
     for name in ("Greek/character01", "Greek/character02", "Latin/character01"):
         for i in range(3):

@@ -55,6 +55,11 @@ def test_what_does_not_exist_is_named(backbone: Backbone) -> None:
         slots(backbone.attention, ["value"], [7])
 
 
+def test_no_block_at_all_is_a_mistake(backbone: Backbone) -> None:
+    with pytest.raises(DualLoRAError, match="none is named; give some of 0 to 1"):
+        slots(backbone.attention, ["value"], blocks=[])
+
+
 def test_a_backbone_carries_one_method(backbone: Backbone) -> None:
     (slot,) = slots(backbone.attention, ["value"], [0])
     slot.attach(AdaptedLinear(slot, rank=2))

@@ -34,7 +34,8 @@ def publish_run(run: Path, target: Path, source: str) -> None:
     for found in sorted(run.rglob("results.json")):
         results = RunResults.load(found)
         config = merged(results.config, here)
-        results.model_copy(update={"config": config}).save(target / found.relative_to(run))
+        skipped = [s.model_copy(update={"path": PurePosixPath(s.path).name}) for s in results.skipped]
+        results.model_copy(update={"config": config, "skipped": skipped}).save(target / found.relative_to(run))
 
 
 def public_source(source: str) -> str:

@@ -46,8 +46,8 @@ def state_of(cell: Cell) -> State:
         return _finished(cell)
     if (folder / "config.json").exists():
         return _begun(cell)
-    if folder.exists() and not folder.is_dir():
-        return State("foreign", f"'{folder}' is a file")
+    if taken := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        return State("foreign", f"'{taken}' is a file")
     if others := foreign(folder):
         return State("foreign", f"'{folder}' holds other things ('{others[0]}')")
     return State("missing")

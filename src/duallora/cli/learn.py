@@ -36,9 +36,15 @@ def learn(
 
     Example: duallora learn zoo/ animals/
     """
-    from duallora.artefact import check_target
+    from duallora.artefact import check_target, finish_interrupted
     from duallora.data import scan_classes
+    from duallora.errors import DualLoRAError
 
+    if finish_interrupted(model):
+        raise DualLoRAError(
+            f"the last save of '{model}' was cut off at its very end and is complete only now; see what it knows with "
+            f"'duallora inspect {model}', and type this command again if '{folder}' is not among that"
+        )
     check_target(model, overwrite=True)  # first what costs nothing
     images = scan_classes(folder)
     chosen = list(settings or ())

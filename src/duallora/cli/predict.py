@@ -60,7 +60,7 @@ def readable_images(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedImag
     for path in paths:
         found = [path]
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p, path))
             if not found:
                 skipped.append(SkippedImage(path=str(path), reason="is a folder without images"))
         for file in found:
@@ -71,6 +71,10 @@ def readable_images(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedImag
             else:
                 readable.append(file)
     return readable, skipped
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _show(console: Console, predictions: Sequence[Prediction]) -> None:

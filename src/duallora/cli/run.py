@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from duallora.cli.options import AsJson, Debug, Redo, Settings
-from duallora.cli.output import Answer, percent
+from duallora.cli.output import Answer, percent, tell_skipped
 from duallora.cli.tables import print_runs
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def run(
 
     results = run_stream(chosen, out, redo=redo)
     page = write_report(collect_runs(out), out)
+    tell_skipped(results.skipped)
     return Answer(results.model_dump(mode="json"), lambda console: _show(console, results, out, page))
 
 

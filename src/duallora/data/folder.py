@@ -143,6 +143,8 @@ def _names(folders: list[Path]) -> tuple[str, ...]:
     names = composed(folder.name for folder in folders)
     seen: dict[str, Path] = {}
     for name, folder in zip(names, folders, strict=True):
+        if not name.isprintable() and any("\ud800" <= c <= "\udfff" for c in name):
+            raise DualLoRAError(f"the name of folder {os.fsencode(folder)!r} is not valid UTF-8; rename it")
         other = seen.setdefault(name.casefold(), folder)
         if other is not folder:
             how = "only in how Unicode writes them" if composed([other.name])[0] == name else "only by case"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,9 @@ def _opened(source: Source, name: str) -> Image.Image:
             empty = source.stat().st_size == 0
         if empty:
             raise UnreadableImage(name, "is empty (0 bytes)")
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with warnings.catch_warnings():  # Pillow's own limit warns of sizes that are judged below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
         image.close()

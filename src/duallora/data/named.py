@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +238,8 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
             _construct(source, partial, options, download=True)
         partial.replace(own)
     except (RuntimeError, OSError) as error:  # URLError and HTTPError are OSErrors
+        with contextlib.suppress(OSError):
+            partial.rmdir()  # where nothing was fetched; what was stays, for the next try goes on from there
         raise DualLoRAError(f"data set '{key}' cannot be downloaded ({error}); {hint}") from error
     return own
 

@@ -42,6 +42,13 @@ class TaskRecord(Record):
     test_images: Count = Field(description="images that it is tested on; its weight in `a_last`")
 
 
+class SkippedRecord(Record):
+    """A file of the source that was not used."""
+
+    path: str = Field(description="the file or folder")
+    reason: str = Field(description="why not")
+
+
 class BackboneRecord(Record):
     """The frozen network under the method."""
 
@@ -91,7 +98,8 @@ class RunResults(Record):
     )
     task_il_matrix: list[list[Share | None]] = Field(description="the same with the true task of each image given")
     task_id_accuracy: list[Share | None] = Field(
-        description="after each task: share of the test images so far whose task is named rightly; null with one task"
+        description="after each task: share of the test images so far whose task is named rightly; null with one task, "
+        "or where the method has but one answer for all tasks"
     )
     calibration_error: list[Share | None] = Field(
         description="after each task: expected calibration error over the test images so far (15 bins)"
@@ -122,6 +130,7 @@ class RunResults(Record):
     )
     passes_per_image: float = Field(description="forward passes through the network to classify one image", ge=0)
     images_kept: Count = Field(description="training images that the method keeps after the run")
+    skipped: list[SkippedRecord] = Field([], description="files of the source that could not be used")
     capacity: list[list[Share]] | None = Field(
         description="after each task, per block: share of the directions already taken; null if the method has no such"
     )
@@ -153,6 +162,7 @@ class RunResults(Record):
         capacity: Sequence[Sequence[float]] | None,
         started: AwareDatetime,
         finished: AwareDatetime,
+        skipped: Sequence[SkippedRecord] = (),
         versions: Mapping[str, str] | None = None,
     ) -> RunResults:
         """Results from what was measured; derived metrics are computed, versions are those of now unless given.

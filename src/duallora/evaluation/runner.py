@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +16,8 @@ from duallora.data import open_domains, open_source
 from duallora.data.imageset import ImageSet
 from duallora.data.sampling import at_most
 from duallora.errors import DualLoRAError
-from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, TaskRecord
+from duallora.evaluation.memory import forget_peak, peak_memory
+from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, SkippedRecord, TaskRecord
 from duallora.evaluation.scoring import StepScores, score_step
 from duallora.evaluation.steps import StepRecord, load_steps
 from duallora.files import write_json_atomic
@@ -76,6 +75,7 @@ def run(
     stream = build_stream(config.stream)
     tests = [_evaluated(task, config.stream) for task in stream]
     learner, steps = _started(config, out, redo)
+    forget_peak(learner.device)
     if redo:
         _clear(out)
     write_json_atomic(out / "config.json", config.model_dump(mode="json"))  # only now: a mistake so far leaves no trace
@@ -92,7 +92,10 @@ def run(
         else:
             report = learner.learn(task.train, name=task.name, progress=progress)
         clock = time.perf_counter()
-        scored = score_step(learner.method, [learner.batches(t) for t in tests[: number + 1]], learner.method.readouts)
+        seen = [learner.batches(t) for t in tests[: number + 1]]
+        same = stream.scenario == "domain-incremental" and number + 1 < len(stream)
+        ahead = learner.batches(tests[number + 1]) if same else None  # in class-incremental its classes are unknown
+        scored = score_step(learner.method, seen, learner.method.readouts, ahead)
         seconds = report.seconds | {"evaluate": time.perf_counter() - clock}
         steps.append(_step(learner, scored, seconds, report.capacity, began))
         _checkpoint(learner, steps, out, number, keep=number + 1 < len(stream))
@@ -232,20 +235,13 @@ def _results(
         config=options,
         machine=MachineRecord.describe(device, torch.get_num_threads()),
         seconds={phase: [s.seconds.get(phase, 0.0) for s in steps] for phase in phases},
-        peak_memory_bytes=_peak_memory(learner.device),
+        peak_memory_bytes=peak_memory(learner.device),
         parameters_trained=[s.parameters_trained for s in steps],
         bytes_kept=[s.bytes_kept for s in steps],
         passes_per_image=steps[-1].passes_per_image,
         images_kept=steps[-1].images_kept,
+        skipped=[SkippedRecord(path=s.path, reason=s.reason) for s in stream.skipped],
         capacity=[s.capacity or [] for s in steps] if steps[-1].capacity else None,
         started=steps[0].began,
         finished=steps[-1].ended,
     )
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: of the accelerator, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

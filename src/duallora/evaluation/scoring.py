@@ -17,9 +17,11 @@ class StepScores:
     """Figures of one read-out after one task.
 
     Attributes:
-        accuracy: per task, share of its test images answered rightly among all classes so far; None without any.
+        accuracy: per task, share of its test images answered rightly among all classes so far; None without any. One
+            more than tasks were learned where the next one was tried ahead.
         task_il: the same with the true task given.
-        task_id: share of all test images whose task is predicted rightly; None with one task.
+        task_id: share of all test images whose task is predicted rightly; None with one task, or where all tasks share
+            all rows.
         calibration: expected calibration error of the class probabilities; None without any image.
     """
 
@@ -36,7 +38,10 @@ def predicted_tasks(method: Method, rows: Tensor, tasks: Tensor | None) -> Tenso
 
 @torch.no_grad()
 def score_step(
-    method: Method, tests: Sequence[Iterable[tuple[Tensor, Tensor]]], readouts: Sequence[str]
+    method: Method,
+    tests: Sequence[Iterable[tuple[Tensor, Tensor]]],
+    readouts: Sequence[str],
+    ahead: Iterable[tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, StepScores]:
     """Evaluate a method on the test batches of every task so far, one pass through the network for all read-outs.
 
@@ -44,6 +49,7 @@ def score_step(
         method: after its last `end_task`.
         tests: batches of each task in order, labels as indices into the learner's classes.
         readouts: which of `method.readouts`.
+        ahead: batches of the next task, where its classes are known already: what forward transfer needs.
     """
     gathered: dict[str, list[list[Tensor]]] = {r: [] for r in readouts}
     for task, batches in enumerate(tests):
@@ -63,16 +69,32 @@ def score_step(
                 parts[readout].append(torch.stack([f.float() for f in facts]).cpu())
         for readout in readouts:
             gathered[readout].append(list(torch.cat([torch.zeros(4, 0), *parts[readout]], 1)))
-    return {readout: _summary(tasks) for readout, tasks in gathered.items()}
+    found = {readout: _summary(tasks, method.rows.tells_tasks) for readout, tasks in gathered.items()}
+    for readout, share in (_tried(method, ahead, readouts) if ahead is not None else {}).items():
+        found[readout].accuracy.append(share)
+    return found
 
 
-def _summary(tasks: list[list[Tensor]]) -> StepScores:
+def _tried(
+    method: Method, batches: Iterable[tuple[Tensor, Tensor]], readouts: Sequence[str]
+) -> dict[str, float | None]:
+    """Share of right answers to images of a task that is yet to come."""
+    right: dict[str, list[Tensor]] = {r: [torch.zeros(0)] for r in readouts}
+    for images, labels in batches:
+        encoding = method.encode_for(images, readouts)
+        for readout in readouts:
+            answer = method.rows.class_scores(method.decode(encoding, readout).rows.float()).argmax(1)
+            right[readout].append((answer == labels).float().cpu())
+    return {readout: _share(torch.cat(found)) for readout, found in right.items()}
+
+
+def _summary(tasks: list[list[Tensor]], tells_tasks: bool) -> StepScores:
     """From (right, right with task given, task right, confidence) of each task's images."""
     right, confidence = (torch.cat([t[i] for t in tasks]) for i in (0, 3))
     return StepScores(
         accuracy=[_share(t[0]) for t in tasks],
         task_il=[_share(t[1]) for t in tasks],
-        task_id=_share(torch.cat([t[2] for t in tasks])) if len(tasks) > 1 else None,
+        task_id=_share(torch.cat([t[2] for t in tasks])) if len(tasks) > 1 and tells_tasks else None,
         calibration=expected_calibration_error(confidence, right) if len(right) else None,
     )
 

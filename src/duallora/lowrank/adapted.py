@@ -50,8 +50,10 @@ def block_indices(depth: int, blocks: Sequence[int] | None = None) -> list[int]:
     [0, 5]
 
     Raises:
-        DualLoRAError: a block that does not exist.
+        DualLoRAError: a block that does not exist, or none at all.
     """
+    if blocks is not None and not blocks:
+        raise DualLoRAError(f"blocks: none is named; give some of 0 to {depth - 1}, or leave the option out")
     chosen = range(depth) if blocks is None else blocks
     for b in chosen:
         if not -depth <= b < depth:

@@ -57,6 +57,11 @@ class Rows:
         held = set(self.members[task])
         return torch.tensor([t in (task, SHARED) and c in held for t, c in zip(self.tasks, self.classes, strict=True)])
 
+    @property
+    def tells_tasks(self) -> bool:
+        """Whether some tasks have different rows, so that the best row says something about the task."""
+        return len({tuple(self.of_task(t).tolist()) for t in range(len(self.members))}) > 1
+
     def within_tasks(self, logits: Tensor) -> Tensor:
         """Logits (b, R) of heads that were trained apart as log P(class | task) of each row.
 

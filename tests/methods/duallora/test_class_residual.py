@@ -163,9 +163,13 @@ def test_which_blocks_are_asked(backbones: Callable[..., Backbone], blocks: Any,
     assert method.residuals.attention[-1] is backbone.attention[-1]
 
 
-def test_a_block_that_does_not_exist_is_named(backbone: Backbone) -> None:
-    with pytest.raises(DualLoRAError, match=r"blocks: 9 does not exist; this backbone has blocks 0 to"):
-        DualLoRA(backbone, DualLoRAConfig(class_blocks=(9,)))
+def test_a_block_that_does_not_exist_is_named(backbones: Callable[..., Backbone]) -> None:
+    load = backbones
+    for option in ("class_blocks", "evidence_blocks"):
+        with pytest.raises(DualLoRAError, match=r"blocks: 9 does not exist; this backbone has blocks 0 to"):
+            DualLoRA(load(), DualLoRAConfig(**{option: (9,)}))
+        with pytest.raises(DualLoRAError, match="none is named"):
+            DualLoRA(load(), DualLoRAConfig(**{option: ()}))
 
 
 def test_the_loss_of_its_head_is_smoothed(backbone: Backbone) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from duallora.lowrank import Extension, capacity, slots
+from duallora.lowrank import Extension, block_indices, capacity, slots
 from duallora.methods.base import (
     BackboneLike,
     Batches,
@@ -66,6 +66,7 @@ class DualLoRA(ReadingMethod):
             slot.attach(site)
             self.sites.append(site)
         self.residuals: ClassResiduals | None = None
+        self.evidence = frozenset(block_indices(backbone.depth, config.evidence_blocks))
         if config.residual_class:
             self.residuals = ClassResiduals(backbone, config.class_rank, config.class_blocks_of(backbone.depth))
         self.carry: Carry | None = None
@@ -183,9 +184,7 @@ class DualLoRA(ReadingMethod):
         logits = self.residuals.logits(self.residuals.features(features)) if own and self.residuals else None
         if not reading.relevance or not wanted:
             return Encoding(features, logits=logits)
-        chosen = self.config.evidence_blocks
-        depth = self.backbone.depth
-        kept = [r for b, r in reading.relevance if chosen is None or b in {c % depth for c in chosen}]
+        kept = [r for b, r in reading.relevance if b in self.evidence]
         return Encoding(features, torch.stack(kept).mean(0), logits)
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
