@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from duallora.backbone import Backbone
 from duallora.methods.base import TaskInfo
@@ -60,42 +62,103 @@ def test_bases_are_mutually_orthogonal_and_capacity_grows(backbone: Backbone) ->
         last = method.capacity
 
 
-@pytest.mark.parametrize("placement", [("value",), ("key", "value"), ("query", "proj")])
-def test_folding_changes_no_output(backbone: Backbone, placement: tuple[str, ...]) -> None:
-    """Invariant 5."""
-    method = DualLoRA(backbone, DualLoRAConfig(residual="none", placement=placement, carry=False))
-    images = torch.randn(4, 3, 16, 16)
+SLOW = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PLACEMENTS = st.sets(st.sampled_from(["query", "key", "value", "proj"]), min_size=1).map(lambda s: tuple(sorted(s)))
+BFLOAT16 = 0.05  # a few of its steps of 2^-8, of features of size 1: what a fold may move under bfloat16
+
+
+@SLOW
+@given(PLACEMENTS, st.integers(1, 6), st.integers(0, 10**6), st.booleans())
+def test_folding_changes_no_output(
+    backbones: Callable[..., Backbone], placement: tuple[str, ...], images: int, seed: int, half: bool
+) -> None:
+    """Invariant 5: not beyond rounding, in float32 and, to the tolerance above, in bfloat16."""
+    method = DualLoRA(backbones(), DualLoRAConfig(residual="none", placement=placement, carry=False))
+    x = torch.randn(images, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     during = []
-    learn(method, 0, images, (0, 1), lambda m: (disturbed(m), during.append(m.encode(images).features)))
-    torch.testing.assert_close(method.encode(images).features, during[0], atol=1e-5, rtol=1e-5)
+
+    def features() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return method.encode(x).features.float()
+
+    torch.manual_seed(seed)
+    learn(method, 0, x, (0,), lambda m: (disturbed(m), during.append(features())))
+    tolerance = BFLOAT16 if half else 1e-5
+    torch.testing.assert_close(features(), during[0], atol=tolerance, rtol=tolerance)
 
 
-def gated(backbone: Backbone, gate: str) -> DualLoRA:
+def gated(backbone: Backbone, gate: str, seed: int = 0, tasks: int = 3) -> DualLoRA:
     method = DualLoRA(backbone, DualLoRAConfig(residual="maps", gate=gate, energy=0.8, carry=False))
-    for t in range(3):
-        images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(t))
+    torch.manual_seed(seed)
+    for t in range(tasks):
+        images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(seed + t))
         learn(method, t, images, (2 * t, 2 * t + 1), disturbed)
     return method
 
 
+@SLOW
+@given(st.integers(0, 10**6), st.integers(2, 4))
 def test_gates_at_one_are_the_static_model_and_at_zero_the_orthogonal_one(
-    backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+    backbones: Callable[..., Backbone], seed: int, tasks: int
 ) -> None:
     """Invariant 4, through the whole network."""
-    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(9))
-    method = gated(backbones(), "basis")
-    site = "duallora.methods.duallora.site.gates_of"
-    monkeypatch.setattr(site, lambda rho, kind, basis: torch.ones(len(rho), rho.shape[1] + 1))
-    ones = method.encode(images).features
-    monkeypatch.setattr(site, lambda rho, kind, basis: torch.zeros(len(rho), rho.shape[1] + 1))
-    zeros = method.encode(images).features
+    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(seed + 9))
+    method = gated(backbones(), "basis", seed, tasks)
+    features = {}
+    for kind in (torch.ones, torch.zeros):
+
+        def same_for_all(
+            rho: torch.Tensor, gate: str, basis: str, fill: Callable[..., torch.Tensor] = kind
+        ) -> torch.Tensor:
+            return fill(len(rho), rho.shape[1] + 1)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{DualLinear.__module__}.gates_of", same_for_all)
+            features[kind] = method.encode(images).features
+    merged = [(s, rows, s.residual[name].merged()) for s in sites(method) for name, rows in s.rows.items()]
     for s in sites(method):
-        for name, (first, width) in s.rows.items():
-            s.base.weight.data[first : first + width] += s.residual[name].merged()
+        for name in s.rows:
             s.residual[name].B.zero_()
-    merged = method.encode(images).features
-    torch.testing.assert_close(ones, merged, atol=1e-4, rtol=1e-4)
-    assert float((zeros - merged).abs().max()) > 1e-3
+    orthogonal = method.encode(images).features
+    torch.testing.assert_close(features[torch.zeros], orthogonal, atol=1e-5, rtol=1e-5)
+    for s, (first, width), update in merged:
+        s.base.weight.data[first : first + width] += update
+    torch.testing.assert_close(features[torch.ones], method.encode(images).features, atol=1e-4, rtol=1e-4)
+    assert float((features[torch.ones] - orthogonal).abs().max()) > 1e-3
+
+
+@SLOW
+@given(
+    st.sampled_from(["class", "maps", "both", "none"]),
+    st.booleans(),
+    st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    st.integers(0, 10**6),
+)
+def test_a_round_trip_changes_neither_answers_nor_what_is_learned_next(
+    backbones: Callable[..., Backbone], residual: str, orthogonal: bool, sizes: list[int], seed: int
+) -> None:
+    """Invariant 7."""
+    config = DualLoRAConfig(residual=residual, orthogonal=orthogonal, energy=0.8)
+
+    def task(method: DualLoRA, t: int, classes: int) -> None:
+        first = sum(sizes[:t])
+        torch.manual_seed(seed + t)
+        images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed + t))
+        learn(method, t, images, tuple(range(first, first + classes)), disturbed)
+
+    method = DualLoRA(backbones(), config)
+    for t, classes in enumerate(sizes):
+        task(method, t, classes)
+    loaded = DualLoRA(backbones(), config)
+    loaded.load_state({k: v.clone() for k, v in method.state().items()})
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    for after in (False, True):
+        if after:
+            for each in (method, loaded):
+                task(each, len(sizes), 2)
+        ours, theirs = (m.encode_for(x, m.readouts) for m in (method, loaded))
+        for readout in method.readouts:
+            assert torch.equal(method.decode(ours, readout).rows, loaded.decode(theirs, readout).rows)
 
 
 @pytest.mark.parametrize("gate", ["off", "basis", "task", "posterior"])
