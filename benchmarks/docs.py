@@ -4,13 +4,17 @@
     python benchmarks/docs.py
 
 A page says where a table goes by a line `<!-- table: NAME -->`, or `<!-- table: NAME brief -->` for one with fewer
-columns; what stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME.
+lines and columns; what stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a
+folder of runs, or of NAME.json, as drift.py and speed.py write it.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from duallora.bench.table import folder_table
 
@@ -18,11 +22,46 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<brief> brief)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def speed(figures: dict[str, Any]) -> str:
+    """Ratios of speed.py: above 1 we are faster."""
+    rows = ["| what | ratio | lowest and highest pair | ours, s | theirs, s |", "|---|---|---|---|---|"]
+    names = {
+        "inference_vs_timm": f"inference after {figures['tasks']} tasks, against plain timm",
+        "training_step_vs_peft": "training step, against PEFT's LoRA",
+    }
+    for key, name in names.items():
+        if isinstance(held := figures.get(key), dict):
+            pair = f"{held['low']:.2f} to {held['high']:.2f}"
+            times = f"{held['ours_seconds']:.3f} | {held['theirs_seconds']:.3f}"
+            rows.append(f"| {name} | {held['ratio']:.2f} | {pair} | {times} |")
+    share = figures["statistics_share_of_20_epochs"]
+    place = f"Device {figures['device']}, precision {figures['precision']}."
+    return "\n".join([*rows, "", f"Statistics of a task take {100 * share:.1f} % of 20 epochs' training. {place}"])
+
+
+def drift(figures: dict[str, Any]) -> str:
+    """Relative drift of old class-attention features per block, and the factor against lora."""
+    factors = figures["factor_against_lora"]
+    blocks = range(len(next(iter(factors.values()))))
+    rows = ["| method | figure | " + " | ".join(f"block {b}" for b in blocks) + " |", "|---" * (len(blocks) + 2) + "|"]
+    for name, values in figures["relative_drift"].items():
+        rows.append(f"| {name} | drift | " + " | ".join(f"{v:.4f}" for v in values) + " |")
+        if name != "lora":
+            told = ["-" if v is None else f"{v:.0f}" for v in factors[name]]
+            rows.append(f"| {name} | `lora` moves so many times as far | " + " | ".join(told) + " |")
+    return "\n".join(rows)
+
+
+FILES: dict[str, Callable[[dict[str, Any]], str]] = {"speed": speed, "drift-digits": drift}
+
+
 def filled(text: str, results: Path) -> str:
     """The page with every table renewed; a table whose results are missing is left as it is."""
 
     def table(block: re.Match[str]) -> str:
         held = results / block["name"]
+        if (file := held.with_suffix(".json")).is_file():
+            return f"{block[1]}\n{FILES[block['name']](json.loads(file.read_text()))}\n\n{block[4]}"
         if not held.is_dir():
             return block[0]
         return f"{block[1]}\n{folder_table(held, brief=block['brief'] is not None).strip()}\n\n{block[4]}"

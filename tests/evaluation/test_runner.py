@@ -132,7 +132,7 @@ def test_one_test_set_for_all_domains(
 ) -> None:
     test = images(2, 5, seed=9)
     domains = {name: Split(images(2, 6, seed=s), test) for s, name in enumerate("abc")}
-    monkeypatch.setattr(runner, "open_domains", lambda source, root: domains)
+    monkeypatch.setattr(runner, "open_domains", lambda source, **kw: domains)
     stream = {"source": "core50", "scenario": "domain-incremental", "order_seed": 0}
     found = runner.run(config("slda").model_copy(update={"stream": StreamConfig(**stream)}), tmp_path, progress=False)
     assert sorted(task.name for task in found.tasks) == ["a", "b", "c"]
@@ -149,7 +149,7 @@ def domains(images: Callable[..., ImageSet]) -> dict[str, Split]:
 def test_domains_are_tried_before_they_are_learned(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Callable[..., ImageSet]
 ) -> None:
-    monkeypatch.setattr(runner, "open_domains", lambda source, root: domains(images))
+    monkeypatch.setattr(runner, "open_domains", lambda source, **kw: domains(images))
     stream = StreamConfig(source="pacs", scenario="domain-incremental")
     found = runner.run(config(method).model_copy(update={"stream": stream}), tmp_path, progress=False)
     matrix = found.accuracy_matrix
@@ -163,7 +163,7 @@ def test_domains_are_tried_before_they_are_learned(
 def test_joint_has_no_say_on_domains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Callable[..., ImageSet]
 ) -> None:
-    monkeypatch.setattr(runner, "open_domains", lambda source, root: domains(images))
+    monkeypatch.setattr(runner, "open_domains", lambda source, **kw: domains(images))
     stream = StreamConfig(source="pacs", scenario="domain-incremental")
     found = runner.run(config("joint").model_copy(update={"stream": stream}), tmp_path, progress=False)
     assert found.task_id_accuracy == [None] * 3  # one row per class, whatever the domain
@@ -181,6 +181,9 @@ def test_files_that_were_not_used_are_named(tmp_path: Path, write_image: Callabl
     found = runner.run(chosen, tmp_path / "run", progress=False)
     assert [(Path(s.path).name, "empty" in s.reason) for s in found.skipped] == [("broken.png", True)]
     assert RunResults.load(tmp_path / "run").skipped == found.skipped
+    assert [t.test_images for t in found.tasks] == [1, 1]  # a fifth of six
+    half = chosen.model_copy(update={"stream": chosen.stream.model_copy(update={"held_out": 0.5})})
+    assert [len(t.test) for t in runner.build_stream(half.stream)] == [3, 3]
 
 
 def test_streams_that_sources_group(tmp_path: Path, write_image: Callable[[Path], None]) -> None:

@@ -32,13 +32,13 @@ def build_stream(config: StreamConfig) -> TaskStream:
         DualLoRAError: the source cannot be read, or the classes do not fit the increments.
     """
     if config.scenario == "domain-incremental":
-        domains = open_domains(config.source, root=config.root)
+        domains = open_domains(config.source, root=config.root, held_out=config.held_out)
         names = ordered(tuple(domains), config.order, config.order_seed, config.order_shuffle, "domain")
         return TaskStream.domain_incremental(
             {name: domains[name] for name in names}, validation=config.validation, max_per_class=config.max_per_class
         )
     return TaskStream.class_incremental(
-        open_source(config.source, root=config.root),
+        open_source(config.source, root=config.root, held_out=config.held_out),
         config.increment,
         order=config.order,
         seed=config.order_seed,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 
 class TaskProgress:
-    """Shows task, epoch, loss, images per second and time left of one phase; use as a context.
+    """Shows task, epoch, images per second and time left of one phase; use as a context.
 
     Args:
         title: e.g. "duallora task 2/5 training".
