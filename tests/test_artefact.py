@@ -359,6 +359,13 @@ def test_folder_missing_or_no_folder(tmp_path: Path) -> None:
         load_artefact(tmp_path)
 
 
+def test_missing_manifest_is_named_before_anything_is_written(model: Path) -> None:
+    (model / MANIFEST).unlink()
+    with pytest.raises(DualLoRAError, match=r"is a model without its duallora.json; restore that"):
+        save_artefact(model, small(2), {}, overwrite=True)
+    assert [entry.name for entry in model.iterdir()] == [TENSORS]
+
+
 def test_missing_tensors(model: Path) -> None:
     (model / TENSORS).unlink()
     with pytest.raises(DualLoRAError, match=r"model.safetensors' is missing"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from duallora.backbone import Backbone
 from duallora.bench.aggregate import collect
 from duallora.bench.index import Index
+from duallora.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,3 +62,39 @@ def test_tables_in_pages_are_those_of_the_results(tmp_path: Path) -> None:
         docs.filled("<!-- table: nowhere -->\nkept\n<!-- end -->", RESULTS)
         == "<!-- table: nowhere -->\nkept\n<!-- end -->"
     )
+
+
+def test_drift_is_measured_block_by_block(monkeypatch: pytest.MonkeyPatch, backbones: Callable[..., Backbone]) -> None:
+    monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: backbones())
+    config = load_config("digits", ["stream.max_per_class=4", "training.epochs=1", "training.learning_rate=0.05"])
+    drift = script("drift").drift
+    free = drift(config, "lora", {})
+    held = drift(config, "duallora", {"residual": "none", "orthogonal_rate": 1.0, "energy": 1.0, "reserve": 0})
+    assert len(free) == len(held) == 2
+    assert free[0] == 0  # nothing that the first block reads has changed
+    assert held[1] < free[1] / 2
+
+
+def test_ratios_pair_the_two_sides() -> None:
+    calls: list[str] = []
+    found = script("speed").ratio(
+        lambda: (calls.append("ours"), time.sleep(0.002)), lambda: (calls.append("theirs"), time.sleep(0.02)), rounds=3
+    )
+    assert calls == ["ours", "theirs"] * 4  # the first of each is not timed
+    assert found["low"] <= found["ratio"] <= found["high"]
+    assert found["ratio"] > 2  # slept ten times as long
+
+
+def test_tables_of_single_files() -> None:
+    docs = script("docs")
+    pair = {"ratio": 0.875, "low": 0.8, "high": 0.9, "ours_seconds": 0.12, "theirs_seconds": 0.105}
+    speed = {"device": "cpu", "precision": "bf16", "tasks": 7, "inference_vs_timm": pair}
+    text = docs.speed(
+        speed | {"training_step_vs_peft": "peft is not installed", "statistics_share_of_20_epochs": 0.042}
+    )
+    assert "| inference after 7 tasks, against plain timm | 0.88 | 0.80 to 0.90 | 0.120 | 0.105 |" in text
+    assert "PEFT" not in text and "4.2 % of 20 epochs" in text
+    moved = {"lora": [0.0, 0.5], "ours": [0.0, 0.005]}
+    text = docs.drift({"relative_drift": moved, "factor_against_lora": {"lora": [None, 1.0], "ours": [None, 100.0]}})
+    assert "| ours | drift | 0.0000 | 0.0050 |" in text
+    assert "| ours | `lora` moves so many times as far | - | 100 |" in text

@@ -269,6 +269,8 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     if not names:
         return
     if not _is_ours(folder):
+        if TENSORS in names and MANIFEST not in names:
+            raise DualLoRAError(f"'{folder}' is a model without its {MANIFEST}; restore that from a copy of the model")
         raise DualLoRAError(f"cannot save to '{folder}': it holds other things ('{names[0]}'); choose a new folder")
     if not overwrite:
         raise DualLoRAError(
