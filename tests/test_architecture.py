@@ -18,6 +18,7 @@ LAYERS = {
     "versions": 0,
     "answers": 1,
     "files": 1,
+    "migrations": 1,
     "settings": 1,
     "yaml_files": 1,
     "data": 2,
