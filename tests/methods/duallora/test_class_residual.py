@@ -165,6 +165,8 @@ def test_which_blocks_are_asked(backbones: Callable[..., Backbone], blocks: Any,
 
 def test_a_block_that_does_not_exist_is_named(backbones: Callable[..., Backbone]) -> None:
     load = backbones
+    with pytest.raises(DualLoRAError, match=r"evidence_blocks \[0\] are none of the adapted blocks \(1,\)"):
+        DualLoRA(load(), DualLoRAConfig(evidence_blocks=(0,), blocks=(1,)))
     for option in ("class_blocks", "evidence_blocks"):
         with pytest.raises(DualLoRAError, match=r"blocks: 9 does not exist; this backbone has blocks 0 to"):
             DualLoRA(load(), DualLoRAConfig(**{option: (9,)}))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from duallora.errors import DualLoRAError
 from duallora.lowrank import Extension, block_indices, capacity, slots
 from duallora.methods.base import (
     BackboneLike,
@@ -67,6 +68,11 @@ class DualLoRA(ReadingMethod):
             self.sites.append(site)
         self.residuals: ClassResiduals | None = None
         self.evidence = frozenset(block_indices(backbone.depth, config.evidence_blocks))
+        if not self.evidence & {site.block for site in self._sites()}:
+            raise DualLoRAError(
+                f"evidence_blocks {list(config.evidence_blocks or ())} are none of the adapted blocks {config.blocks}; "
+                "energies are read there: name one of them"
+            )
         if config.residual_class:
             self.residuals = ClassResiduals(backbone, config.class_rank, config.class_blocks_of(backbone.depth))
         self.carry: Carry | None = None
