@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 
 from duallora.backbone import Backbone
 from duallora.methods import Method, get_method, list_methods
 from tests_support import infos, learn, take_a_step
 
-METHODS = list_methods()
+METHODS = [*list_methods(), "inflora+align"]  # and one that carries classifier alignment
 
 
 def made(name: str, backbone: Backbone) -> Method:
@@ -78,6 +79,8 @@ def test_state_is_tensors_and_cost_is_their_size(name: str, backbone: Backbone) 
     state = method.state()
     assert all(isinstance(v, torch.Tensor) and not v.requires_grad for v in state.values())
     assert method.cost().bytes_kept == sum(v.numel() * v.element_size() for v in state.values())
+    header = len(save({k: v.contiguous().clone() for k, v in state.items()})) - method.cost().bytes_kept
+    assert 8 <= header <= 8 + 200 * (len(state) + 1)  # what a file of them takes besides
     assert (method.cost().images_kept > 0) == method.cumulative  # only the upper bound keeps images
 
 
@@ -132,6 +135,21 @@ def test_nothing_kept_grows_with_the_number_of_images(name: str, backbones: Call
         learn(method, 0, images(8, 0).repeat(n // 8, 1, 1, 1), (0, 1), members=((0, 1),))
         sizes.append(method.cost().bytes_kept)
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_thread_or_two_come_to_the_same(name: str, backbones: Callable[..., Backbone]) -> None:
+    """To rounding: the number of threads decides in which order sums are taken."""
+    before, rows = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            rows.append(taught(name, backbones(), 2)(images(5, 91)).rows)
+    finally:
+        torch.set_num_threads(before)
+    rows = [r.detach() for r in rows]
+    scale = float(rows[0].abs().max())
+    torch.testing.assert_close(rows[0] / scale, rows[1] / scale, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -199,3 +217,21 @@ def test_distance_tells_noise_from_what_was_learned(name: str, backbone: Backbon
     near, far = method(x).distance, method(images(16, 95) * 5).distance
     assert (near <= 1).float().mean() > 0.9
     assert far.min() > near.median()
+
+
+PUBLISHED = {  # of the papers or the authors' scripts: rate of the optimiser, and options
+    "inflora": (5e-4, {"rank": 10, "lamb": 0.95}),
+    "inflora+align": (5e-4, {}),
+    "sdlora": (8e-3, {"rank": 10, "magnitude": 1.0}),
+    "sora": (8e-4, {"placement": ("query", "key", "value", "proj")}),
+    "codaprompt": (1e-3, {"components": 10, "length": 8, "orthogonality": 0.0}),
+    "l2p": (7.5e-3, {}),
+    "dualprompt": (7.5e-3, {}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_defaults_are_the_settings_that_are_known_to_be_good(name: str) -> None:
+    kind, (rate, options) = get_method(name), PUBLISHED[name]
+    assert kind.recommended["learning_rate"] == rate
+    assert {key: getattr(kind.Config(), key) for key in options} == options

@@ -37,7 +37,7 @@ def test_the_loss_adds_the_mean_gate_and_a_step_shrinks(backbone: Backbone) -> N
     method.begin_task(infos(0, (0, 1), 8), [])
     x, y = images(4, 0), torch.tensor([0, 1, 0, 1])
     gates = torch.cat([u.gate for u in method.gated()]).detach()
-    assert len(gates) == 2 * 2 * 3  # blocks, maps, rank
+    assert len(gates) == 2 * 4 * 3  # blocks, maps, rank
     plain = torch.nn.functional.cross_entropy(method.read.heads.newest(method.encode(x).features), y)
     assert (method.loss(x, y) - plain).item() == pytest.approx(2 * float(gates.abs().mean()), rel=1e-4)
     method.after_step()
@@ -46,7 +46,7 @@ def test_the_loss_adds_the_mean_gate_and_a_step_shrinks(backbone: Backbone) -> N
 
 
 def test_survivors_are_folded_and_the_next_task_starts_with_full_rank(backbone: Backbone) -> None:
-    method = SoRA(backbone, SoRAConfig(rank=4))
+    method = SoRA(backbone, SoRAConfig(rank=4, placement=("query", "value")))
     frozen = backbone.attention[0].qkv.weight.clone()
     learn(method, 0, images(8, 0), (0, 1), shutting)
     torch.testing.assert_close(method.encode(images(3, 9)).features, method.before)
@@ -63,7 +63,7 @@ def test_survivors_are_folded_and_the_next_task_starts_with_full_rank(backbone: 
 
 
 def test_a_task_in_which_no_direction_survives_says_so(backbone: Backbone) -> None:
-    method = SoRA(backbone, SoRAConfig(rank=2, xi=100.0))
+    method = SoRA(backbone, SoRAConfig(rank=2, xi=100.0, placement=("query", "value")))
     learn(method, 0, images(8, 0), (0, 1), lambda m: m.after_step())
     assert method.ranks() == [0]
     assert "Lower `xi` (now 100)" in method.log.notes[0]

@@ -228,7 +228,9 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
             pass
         else:
             return base
-    hint = f"fetch it on a machine with network into '{own}', or use 'digits', which needs no download"
+    hint = (
+        f"fetch it{_address(source)} on a machine with network into '{own}', or use 'digits', which needs no download"
+    )
     if not download:
         raise DualLoRAError(f"data set '{key}' is not in '{base}' and downloads are off; {hint}")
     partial = base / f"{key}.partial"  # torchvision unpacks in place: only a complete data set gets its name
@@ -242,6 +244,15 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
             partial.rmdir()  # where nothing was fetched; what was stays, for the next try goes on from there
         raise DualLoRAError(f"data set '{key}' cannot be downloaded ({error}); {hint}") from error
     return own
+
+
+def _address(source: _Torchvision) -> str:
+    """Where torchvision itself would fetch from, as far as it says."""
+    import_torchvision()
+    from torchvision import datasets
+
+    address = getattr(getattr(datasets, source.name), "url", None)
+    return f" ({address}, unpacked as torchvision does)" if isinstance(address, str) else ""
 
 
 def _construct(source: _Torchvision, folder: Path, options: Mapping[str, Any], *, download: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -145,9 +146,9 @@ class InfLoRA(ReadingMethod):
     lamb + (lame - lamb) t / T (see `DualGPM`).
 
     Trains: B_t of keys and values, the newest head (local cross-entropy). Frozen: the backbone, A_t, earlier branches
-    and heads. Kept per task: A_t and both B_t of each block (folded into the weight for use), a head, class means; in
-    all one basis of at most d / 2 directions per block and one covariance. One pass per image, at the cost of the
-    plain backbone.
+    and heads. Kept per task: A_t and both B_t of each block (folded into the weight for use), a head, class Gaussians
+    for the other read-outs; in all one basis of at most d / 2 directions per block. One pass per image, at the cost of
+    the plain backbone.
 
     Where the sources are silent, or it is done otherwise here:
     - T is the benchmark's number of tasks, which no learner knows that learns on and on: with `tasks` unset eps stays
@@ -156,11 +157,13 @@ class InfLoRA(ReadingMethod):
     - Where fewer than r directions are free, the missing rows of A_t are zero (see `DualGPM.design`).
     - A first task that uses more than d / 2 directions is stored by its complement; the authors' code stores the
       used directions themselves under the mode for free ones, a case that its settings do not reach.
-    - Published settings: Adam at 5e-4 for 20 (CIFAR-100, `lamb` 0.95) or 50 epochs (ImageNet-R, `lamb` 0.98).
+    - Published settings: Adam at 5e-4 (`recommended`) for 20 (CIFAR-100, `lamb` 0.95) or 50 epochs (ImageNet-R,
+      `lamb` 0.98).
     """
 
     name: ClassVar[str] = "inflora"
     Config: ClassVar[type[MethodConfig]] = InfLoRAConfig
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 5e-4}
     config: InfLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: InfLoRAConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self, cast
 
 import torch
@@ -80,7 +81,7 @@ class SDLoRA(ReadingMethod):
 
     Trains: A_t and B_t of the new direction, all magnitudes alpha_1 ... alpha_t, the newest head (local
     cross-entropy). Frozen: the backbone, earlier directions and heads. Kept per task: a direction (2 d r numbers per
-    map), a magnitude, a head, class means; one covariance in all. One pass per image, at the cost of the plain
+    map), a magnitude, a head, class Gaussians for the other read-outs. One pass per image, at the cost of the plain
     backbone: between tasks the sum is folded into the weight.
 
     Variants of the paper: fewer ranks for later tasks (`reduced`, SD-LoRA-RR), and directions that earlier ones can
@@ -99,6 +100,7 @@ class SDLoRA(ReadingMethod):
 
     name: ClassVar[str] = "sdlora"
     Config: ClassVar[type[MethodConfig]] = SDLoRAConfig
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 8e-3}  # of the paper, under Adam
     config: SDLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: SDLoRAConfig) -> None:

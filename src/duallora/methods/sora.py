@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -17,7 +18,9 @@ class SoRAConfig(AdapterConfig):
 
     rank: int = Field(8, ge=1, description="r_max, the rank that every update starts from")
     scale: float = Field(2.0, gt=0, description="factor of the update; 2 is alpha / r of the public scripts")
-    placement: Placement = Field(("query", "value"), min_length=1, description="adapted maps of each block")
+    placement: Placement = Field(
+        ("query", "key", "value", "proj"), min_length=1, description="adapted maps of each block"
+    )
     xi: float = Field(
         Gates.xi, ge=0, description="step of the proximal map, taken after every update of the parameters"
     )
@@ -45,13 +48,14 @@ class SoRA(FoldingLoRA):
     the frozen map and starts the next task with a fresh update of rank r_max, so that capacity does not run out; the
     other way, the survivors trained on and on, is `lora` with `sparse`. The text's proximal map is the default; the
     public code tests for small gates after the step, which zeroes all below 2 xi (`threshold` "dead-zone"). Published
-    besides and not done here: the two dense layers of each block are adapted and the layer norms trained too; the gates
+    besides and not done here: the two dense layers of each MLP are adapted and the layer norms trained too; the gates
     have an optimiser and a schedule of their own; xi may be raised in stages after convergence. The published xi comes
     from some ten thousand steps: with a few hundred per task most of the shrinking is the penalty's.
     """
 
     name: ClassVar[str] = "sora"
     Config: ClassVar[type[MethodConfig]] = SoRAConfig
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 8e-4}  # of the public scripts
     config: SoRAConfig
 
     def _gates(self) -> Gates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, cast
 
 import torch
@@ -21,7 +22,7 @@ class CODAPromptConfig(PromptConfig):
     components: int = Field(10, ge=1, description="components that a task adds in each block")
     length: int = Field(8, ge=2, multiple_of=2, description="L_p of a component: half are keys, half values")
     blocks: tuple[int, ...] | None = Field(None, description="0 to 4, as far as the backbone has them")
-    orthogonality: float = Field(0.1, ge=0, description="lambda, weight of the orthogonality penalty")
+    orthogonality: float = Field(0.0, ge=0, description="lambda, weight of the orthogonality penalty")
 
 
 class Components(nn.Module):
@@ -60,13 +61,14 @@ class CODAPrompt(TwoPassMethod):
     The authors' script shares 100 components out over 10 tasks; here their number need not be known: each adds 10. They
     start by Gram-Schmidt against all earlier ones, as in the authors' later code; when a block has no free direction
     left (K and A have d), as random unit vectors, which is this library's choice and noted in the log. The penalty is
-    the mean over the entries of the squared matrix, as in the authors' code, and lambda that of their scripts. Rate and
-    epochs stay the library's: the authors' rate (0.001, batches of 128) is of its size, their 20 epochs are the user's
-    to set.
+    the mean over the entries of the squared matrix; its weight lambda is 0 by default, as the authors' scripts have it
+    since they start by Gram-Schmidt (before, they had 0.1 times a millionth of that mean). Epochs stay the library's,
+    20 in the authors' scripts; their rate (`recommended`) is for batches of 128.
     """
 
     name: ClassVar[str] = "codaprompt"
     Config: ClassVar[type[CODAPromptConfig]] = CODAPromptConfig
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 1e-3}
     config: CODAPromptConfig
 
     def __init__(self, backbone: BackboneLike, config: CODAPromptConfig) -> None:
