@@ -12,10 +12,10 @@ class Answer(BaseModel):
 
 
 class SkippedImage(Answer):
-    """An image that was not used."""
+    """A file of images, or a folder, that was not used."""
 
-    path: str
-    reason: str
+    path: str = Field(description="the file or folder")
+    reason: str = Field(description="why not")
 
 
 class LearnReport(Answer):

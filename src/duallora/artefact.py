@@ -76,7 +76,7 @@ def save_artefact(
     payload = _serialise(tensors)
     text = dump_json(_document(manifest, payload))
     with writing(folder):
-        _finish_interrupted(folder)
+        finish_interrupted(folder)
         check_target(folder, overwrite=overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         token = secrets.token_hex(4)
@@ -337,16 +337,11 @@ def finish_interrupted(folder: str | Path) -> bool:
         DualLoRAError: the place cannot be written.
     """
     folder = Path(folder).resolve()
-    if folder.exists() or not _siblings(folder, "previous"):
+    if folder.exists() or not _siblings(folder, "previous") or not (complete := _complete_siblings(folder)):
         return False
     with writing(folder):
-        _finish_interrupted(folder)
-    return folder.exists()
-
-
-def _finish_interrupted(folder: Path) -> None:
-    if not folder.exists() and _siblings(folder, "previous") and (complete := _complete_siblings(folder)):
         complete[0].rename(folder)
+    return True
 
 
 def _missing_message(folder: Path) -> str:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from duallora.answers import SkippedImage
-    from duallora.evaluation.results import SkippedRecord
 
 MOST_SKIPPED = 10
 
@@ -51,7 +50,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def tell_skipped(skipped: Sequence[SkippedImage | SkippedRecord]) -> None:
+def tell_skipped(skipped: Sequence[SkippedImage]) -> None:
     """Say how many files were not used, which and why."""
     if not skipped:
         return

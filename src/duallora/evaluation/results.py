@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from duallora.answers import SkippedImage
 from duallora.errors import DualLoRAError
 from duallora.evaluation import metrics
 from duallora.files import check_json, write_json_atomic
@@ -40,13 +41,6 @@ class TaskRecord(Record):
     classes: list[str] = Field(description="names of its classes, in the order of its labels", min_length=1)
     train_images: Count = Field(description="images that it was trained on")
     test_images: Count = Field(description="images that it is tested on; its weight in `a_last`")
-
-
-class SkippedRecord(Record):
-    """A file of the source that was not used."""
-
-    path: str = Field(description="the file or folder")
-    reason: str = Field(description="why not")
 
 
 class BackboneRecord(Record):
@@ -130,7 +124,7 @@ class RunResults(Record):
     )
     passes_per_image: float = Field(description="forward passes through the network to classify one image", ge=0)
     images_kept: Count = Field(description="training images that the method keeps after the run")
-    skipped: list[SkippedRecord] = Field([], description="files of the source that could not be used")
+    skipped: list[SkippedImage] = Field([], description="files of the source that could not be used")
     capacity: list[list[Share]] | None = Field(
         description="after each task, per block: share of the directions already taken; null if the method has no such"
     )
@@ -162,7 +156,7 @@ class RunResults(Record):
         capacity: Sequence[Sequence[float]] | None,
         started: AwareDatetime,
         finished: AwareDatetime,
-        skipped: Sequence[SkippedRecord] = (),
+        skipped: Sequence[SkippedImage] = (),
         versions: Mapping[str, str] | None = None,
     ) -> RunResults:
         """Results from what was measured; derived metrics are computed, versions are those of now unless given.

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from duallora.answers import SkippedImage
 from duallora.config import RunConfig, StreamConfig
 from duallora.data import open_domains, open_source
 from duallora.data.imageset import ImageSet
 from duallora.data.sampling import at_most
 from duallora.errors import DualLoRAError
 from duallora.evaluation.memory import forget_peak, peak_memory
-from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, SkippedRecord, TaskRecord
+from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, TaskRecord
 from duallora.evaluation.scoring import StepScores, score_step
 from duallora.evaluation.steps import StepRecord, load_steps
 from duallora.files import write_json_atomic
@@ -240,7 +241,7 @@ def _results(
         bytes_kept=[s.bytes_kept for s in steps],
         passes_per_image=steps[-1].passes_per_image,
         images_kept=steps[-1].images_kept,
-        skipped=[SkippedRecord(path=s.path, reason=s.reason) for s in stream.skipped],
+        skipped=[SkippedImage(path=s.path, reason=s.reason) for s in stream.skipped],
         capacity=[s.capacity or [] for s in steps] if steps[-1].capacity else None,
         started=steps[0].began,
         finished=steps[-1].ended,

@@ -31,9 +31,11 @@ _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", t
 
 def results_page() -> str:
     """docs/results.md as it should be now."""
+    from duallora.answers import SkippedImage
     from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, TaskRecord
 
-    return "\n".join([INTRODUCTION, *(model_table(m) for m in (RunResults, TaskRecord, BackboneRecord, MachineRecord))])
+    models = (RunResults, TaskRecord, BackboneRecord, MachineRecord, SkippedImage)
+    return "\n".join([INTRODUCTION, *(model_table(m) for m in models)])
 
 
 def model_table(model: type[BaseModel]) -> str:
