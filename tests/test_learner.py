@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from scipy.stats import multivariate_normal
 
 from duallora import Learner, artefact
+from duallora.artefact import save_artefact
 from duallora.backbone import Backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
+from duallora.methods.covariances import ClassCovariances
 
 TRAINING = {"epochs": 2, "batch_size": 8}
 
@@ -158,3 +162,35 @@ def test_a_model_of_format_1_still_answers_as_it_did(tmp_path: Path, images: Cal
     assert loaded.predict(probe) == learner.predict(probe)
     loaded.save(tmp_path / "renewed")
     assert artefact.read_manifest(tmp_path / "renewed")["format_version"] == artefact.FORMAT_VERSION
+
+
+def test_a_model_of_format_2_keeps_its_class_covariances(tmp_path: Path, images: Callable[..., ImageSet]) -> None:
+    """It held them as triangles, of the final feature alone; what they say of an image stays nearly the same."""
+    learner = Learner.create("bundled", "probe", config={"readout": "quadratic"}, training=TRAINING)
+    d = learner.method.backbone.dim
+    learner.method.read.kept["covariances"] = ClassCovariances(d)
+    for seed, names in ((0, "animal "), (5000, "vehicle ")):
+        learner.learn(images(2, 12, seed=seed, names=names), progress=False)
+    held = [learner.method.read.kept["covariances"].covariance(r).numpy() for r in range(4)]
+    learner.save(tmp_path / "zoo")
+    manifest, path = json.loads((tmp_path / "zoo" / artefact.MANIFEST).read_text()), tmp_path / "zoo" / artefact.TENSORS
+    tensors = {k: v for k, v in load_file(path).items() if not k.startswith("read.spreads.")}
+    save_artefact(tmp_path / "old", tensors, {k: manifest[k] for k in manifest if k not in artefact.RESERVED})
+    document = json.loads((tmp_path / "old" / artefact.MANIFEST).read_text()) | {"format_version": 2}
+    (tmp_path / "old" / artefact.MANIFEST).write_text(json.dumps(document | {"checksum": artefact._checksum(document)}))
+    loaded = Learner.load(tmp_path / "old")
+    read = loaded.method.read
+    assert read.spreads.width == d
+    x = torch.randn(5, read.gaussians.dim, generator=torch.Generator().manual_seed(0)) + read.gaussians.means.mean(0)
+    shared, columns = read.gaussians.covariance().numpy()[:d, :d], []
+    for r, S in enumerate(held):
+        mu = read.gaussians.means[r, :d].numpy()
+        w = 11 / (2 * d + 11)
+        own = multivariate_normal(mu, (1 - w) * shared + w * S)
+        columns.append(own.logpdf(x[:, :d].numpy()) - multivariate_normal(mu, shared).logpdf(x[:, :d].numpy()))
+    found = read.spreads.correction(x.float(), read.gaussians).numpy()
+    np.testing.assert_allclose(found, np.stack(columns, 1), rtol=0.05, atol=0.05)
+    loaded.learn(images(2, 6, seed=9000, names="plant "), progress=False)
+    loaded.save(tmp_path / "renewed")
+    assert "read.covariances.packed" not in load_file(tmp_path / "renewed" / artefact.TENSORS)
+    assert Learner.load(tmp_path / "renewed").method.read.spreads.factors.shape == (6, min(64, d - 1), d)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+
+from duallora.methods.base import part
+from duallora.methods.covariances import ClassCovariances
+from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.spreads import ClassSpreads
 
 Migration = Callable[[dict[str, Tensor], dict[str, Any]], tuple[dict[str, Tensor], dict[str, Any]]]
 
@@ -19,5 +25,27 @@ def _to_2(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     return tensors, manifest
 
 
-MIGRATIONS: dict[int, Migration] = {1: _to_2}
+def _to_3(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Before 3, each class's covariance of the final feature was kept whole, by methods without alignment too."""
+    if (packed := tensors.get("read.covariances.packed")) is None:
+        return tensors, manifest
+    gaussians = ClassGaussians(tensors["read.gaussians.sums"].shape[1], _shrinkage(manifest))
+    gaussians.load_state(part("read.gaussians", tensors))
+    covariances = ClassCovariances(math.isqrt(2 * packed.shape[1]))  # d (d + 1) / 2 numbers a class
+    covariances.load_state({"packed": packed})
+    spreads = ClassSpreads(covariances.dim)
+    for row in range(len(packed)):
+        spreads.add(covariances.covariance(row).unsqueeze(0), gaussians)
+    aligned = any(name.startswith("align.") for name in tensors)
+    tensors = {k: v for k, v in tensors.items() if aligned or k != "read.covariances.packed"}
+    return tensors | {f"read.spreads.{k}": v for k, v in spreads.state().items()}, manifest
+
+
+def _shrinkage(manifest: dict[str, Any]) -> float | str:
+    """Of the Gaussians, as the model's options say."""
+    chosen: float | str = manifest.get("method", {}).get("options", {}).get("shrinkage", "oas")
+    return chosen
+
+
+MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3}
 """From a format_version to the next one: tensors and manifest in, tensors and manifest out."""

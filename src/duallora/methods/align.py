@@ -13,6 +13,7 @@ from pydantic import Field, create_model
 from torch import Tensor
 
 from duallora.methods.base import BackboneLike, Batches, Encoding, Method, MethodConfig, Output, State, part, prefixed
+from duallora.methods.covariances import ClassCovariances
 from duallora.methods.heads import Heads
 from duallora.methods.reading import ReadingMethod
 from duallora.methods.rows import Rows
@@ -102,8 +103,8 @@ class Aligned(ReadingMethod):
     starts from them, and the method's own read-outs, which remain beside it, are those that it has without alignment.
 
     Trains, beside what the method trains: a copy of all heads. Kept beside what the method keeps: the aligned
-    heads. mu_c and Sigma_c are those of the method's own Gaussian read-outs, mu_c moved where the method moves it. No
-    pass over images or per prediction is added.
+    heads, and Sigma_c of the final feature. mu_c is that of the method's own Gaussian read-outs, moved where the method
+    moves it. No pass over images or per prediction is added.
 
     From the public code of SLCA, and of InfLoRA+CA but for what is said: the defaults of `AlignSettings` (InfLoRA+CA
     leaves the logits of CIFAR-100 as they are: `logit_norm=None`); the fading of means, of which the paper is not known
@@ -119,6 +120,9 @@ class Aligned(ReadingMethod):
         """The method's own set-up, and no aligned head yet."""
         super().__init__(backbone, config, *rest)
         self.aligned = Heads(backbone.dim)
+        self.covariances = ClassCovariances(backbone.dim)
+        if self.alignment.covariance == "class":
+            self.read.kept["covariances"] = self.covariances
 
     @property
     def alignment(self) -> AlignSettings:
@@ -160,7 +164,7 @@ class Aligned(ReadingMethod):
         if self.alignment.covariance == "shared":
             return lambda row: shared
         held = {  # once, not for every draw
-            row: self.read.covariances.factor(row, self.alignment.ridge) if count > 1 else shared
+            row: self.covariances.factor(row, self.alignment.ridge) if count > 1 else shared
             for row, count in enumerate(gaussians.counts.tolist())
         }
         return held.__getitem__

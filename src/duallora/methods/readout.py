@@ -13,9 +13,10 @@ from duallora.methods.covariances import ClassCovariances
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.heads import Heads
 from duallora.methods.rows import Rows
+from duallora.methods.spreads import ClassSpreads, spread_width
 
 KEPT_DISTANCES = 4096  # distances of at most so many images of a task fix the limit of what is known; none is stored
-TRUST = 0.1  # Gaussians of thousands of features are far too sure: what their log-posterior counts beside a head's
+TRUST = 0.15  # Gaussians of thousands of features are far too sure: what their log-posterior counts beside a head's
 KNOWN_SHARE = 0.95  # share of the training images that the limit lets through
 
 
@@ -23,8 +24,8 @@ class Readout(nn.Module):
     """Heads and Gaussians over the same rows, fed by the same passes.
 
     Heads read the network's final feature, the first d of the D features; trained ones on more would only fit the
-    training images better. Gaussians read all of them, with a covariance that all classes share ("gaussian"), on the
-    first d also with each class's own ("quadratic").
+    training images better. Gaussians read all of them, with a covariance that all classes share ("gaussian"), on
+    some also with each class's own ("quadratic").
     """
 
     def __init__(self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas") -> None:
@@ -32,7 +33,8 @@ class Readout(nn.Module):
         super().__init__()
         self.heads = Heads(dim)
         self.gaussians = ClassGaussians(features, shrinkage)
-        self.covariances = ClassCovariances(dim)
+        self.spreads = ClassSpreads(spread_width(dim, features))
+        self.kept: dict[str, ClassSpreads | ClassCovariances] = {"spreads": self.spreads}  # by class, beside Gaussians
         self.rows = rows
         self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances
         self._local = torch.zeros(0, dtype=torch.int64)
@@ -47,7 +49,8 @@ class Readout(nn.Module):
         self._local[self._classes] = torch.arange(len(classes))
         self.heads.grow(len(classes))
         self.gaussians.grow(len(classes))
-        self.covariances.grow(len(classes))
+        for kept in self.kept.values():
+            kept.grow(len(classes))
 
     def local(self, labels: Tensor) -> Tensor:
         """Class indices (b,) -> positions in the newest head (b,); shares (b, C) -> shares in it (b, rows)."""
@@ -80,11 +83,13 @@ class Readout(nn.Module):
     def collect(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch of the newest task to the Gaussians."""
         self.gaussians.update(features, self.local(labels) + self._first)
-        self.covariances.update(features, self.local(labels))
+        for kept in self.kept.values():
+            kept.update(features, self.local(labels))
 
     def finish(self, features: list[Tensor], labels: list[Tensor]) -> None:
         """Fix the limit of what is known from some features of the task (they are not kept)."""
-        self.covariances.seal(self.gaussians)
+        for kept in self.kept.values():
+            kept.seal(self.gaussians)
         x, y = torch.cat(features), torch.cat(labels)
         own = self.gaussians.held_out_distances(x, self.local(y) + self._first)
         self.limit = torch.cat([self.limit, own.quantile(KNOWN_SHARE).clamp_min(1e-6).reshape(1).cpu()])
@@ -107,7 +112,7 @@ class Readout(nn.Module):
                 return logits
             scores = self.gaussians.scores(features)
             if readout != "gaussian":
-                scores = scores + self.covariances.correction(features, self.gaussians)
+                scores = scores + self.spreads.correction(features, self.gaussians)
             if logits is None or readout != "product":
                 return scores
             return self.rows.within_tasks(logits.float()) + TRUST * torch.log_softmax(scores, 1)
@@ -136,8 +141,8 @@ class Readout(nn.Module):
         parts = [
             ("heads", self.heads.state()),
             ("gaussians", self.gaussians.state()),
-            ("covariances", self.covariances.state()),
             ("rows", self.rows.state()),
+            *((name, kept.state()) for name, kept in self.kept.items()),
         ]
         return {"limit": self.limit} | {k: v for name, state in parts for k, v in prefixed(name, state).items()}
 
@@ -146,8 +151,9 @@ class Readout(nn.Module):
         self.limit = state["limit"].clone()
         self.heads.load_state(part("heads", state))
         self.gaussians.load_state(part("gaussians", state))
-        self.covariances.load_state(part("covariances", state))
         self.rows.load_state(part("rows", state))
+        for name, kept in self.kept.items():
+            kept.load_state(part(name, state))
 
 
 class Sample:

@@ -22,7 +22,7 @@ class SLCAConfig(MethodConfig):
     readout: Literal["align", "heads", "gaussian", "quadratic", "product"] = Field(
         "align",
         description="aligned heads; heads as they were trained; class Gaussians with a shared covariance; the same, on "
-        "the final feature with each class's own besides",
+        "some features with each class's own besides",
     )
     head_init: Literal["random", "gaussian"] = Field(
         "random",

@@ -15,7 +15,7 @@ class SLDAConfig(MethodConfig):
     """Options of `slda`."""
 
     readout: Literal["gaussian", "quadratic"] = Field(
-        "gaussian", description="one covariance for all classes, or on the final feature each class's own besides"
+        "gaussian", description="one covariance for all classes, or on some features each class's own besides"
     )
     shrinkage: float | Literal["oas"] = "oas"
 
@@ -23,10 +23,10 @@ class SLDAConfig(MethodConfig):
 class SLDA(ReadingMethod):
     """Frozen backbone, class means and one shared covariance, streaming (Deep SLDA, Hayes & Kanan 2020).
 
-    Nothing trains. Kept: one mean per class, one covariance in all; for "quadratic", which the paper does not have, one
-    per class besides. One pass per image. Two differences from the paper, both in its favour: the covariance is the
-    exact pooled one (the paper's running update approximates it), and it is shrunk by OAS rather than by a fixed 1e-4
-    (`shrinkage=1e-4` gives the paper's).
+    Nothing trains. Kept: one mean per class, one covariance in all; for "quadratic", which the paper does not have, the
+    widest directions of each class besides. One pass per image. Two differences from the paper, both in its favour: the
+    covariance is the exact pooled one (the paper's running update approximates it), and it is shrunk by OAS rather than
+    by a fixed 1e-4 (`shrinkage=1e-4` gives the paper's).
     """
 
     name: ClassVar[str] = "slda"

@@ -68,7 +68,7 @@ class DualLoRAConfig(MethodConfig):
     readout: Literal["product", "quadratic", "gaussian", "posterior", "energy", "heads"] = Field(
         "product",
         description="heads, those of the residual class tokens where there are any, times class Gaussians; class "
-        "Gaussians of the features, on the final one with each class's own covariance; the same with one covariance "
+        "Gaussians of the features, on some with each class's own covariance; the same with one covariance "
         "for all; task posterior of those times own heads; heads calibrated by the energy in the bases (the paper's "
         "letter); heads alone",
     )

@@ -1,0 +1,167 @@
+"""The quadratic term of the class Gaussians against scipy's densities and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import eigh
+from scipy.stats import multivariate_normal
+
+from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.readout import Readout
+from duallora.methods.rows import Rows
+from duallora.methods.spreads import ClassSpreads, spread_width
+
+
+def data(counts: tuple[int, ...], d: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g) + 3 * r for r, n in enumerate(counts)]
+    return torch.cat(parts), torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+
+def taught(x: torch.Tensor, y: torch.Tensor, width: int, prior: float = 2.0) -> tuple[ClassSpreads, ClassGaussians]:
+    spreads, gaussians = ClassSpreads(width, prior), ClassGaussians(x.shape[1], 0.1)
+    rows = int(y.max()) + 1
+    spreads.grow(rows)
+    gaussians.grow(rows)
+    for a, b in zip(x.split(7), y.split(7), strict=True):
+        spreads.update(a, b)
+        gaussians.update(a, b)
+    spreads.seal(gaussians)
+    return spreads, gaussians
+
+
+def learned(tasks: list[tuple[int, ...]], x: torch.Tensor, y: torch.Tensor, dim: int) -> Readout:
+    read = Readout(dim, x.shape[1], Rows())
+    for t, classes in enumerate(tasks):
+        read.rows.add(t, classes)
+        read.begin(classes)
+        own = torch.isin(y, torch.tensor(classes))
+        read.collect(x[own], y[own])
+        read.finish([x[own]], [y[own]])
+    return read
+
+
+def own_covariance(own: np.ndarray, shared: np.ndarray, prior: float, most: int) -> np.ndarray:
+    """(1 - w) Sigma + w S, the `most` smallest eigenvalues of S beside Sigma made equal, by scipy."""
+    n, k = own.shape
+    values, vectors = eigh(np.cov(own.T), shared)  # vectors.T @ shared @ vectors = I
+    values[:most] = values[:most].mean()
+    S = shared @ vectors * values @ vectors.T @ shared
+    w = (n - 1) / (prior * k + n - 1)
+    return (1 - w) * shared + w * S
+
+
+@pytest.mark.parametrize("directions", [2, 4, 64])
+def test_scores_are_log_densities_under_each_class_covariance(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duallora.methods.spreads.DIRECTIONS", directions)
+    x, y = data((30, 12, 25))
+    spreads, gaussians = taught(x, y, width=5, prior=2.0)
+    found = (gaussians.scores(x) + spreads.correction(x, gaussians)).double().numpy()
+    shared, columns = gaussians.covariance().numpy(), []
+    for r in range(3):
+        own = x[y == r].double().numpy()
+        Sigma = own_covariance(own, shared, 2.0, 5 - min(directions, 4))
+        columns.append(multivariate_normal(own.mean(0), Sigma).logpdf(x.numpy()))
+    differences = found - np.stack(columns, 1)  # equal up to a term that all rows of an image share
+    np.testing.assert_allclose(differences - differences[:, :1], 0, atol=2e-3)
+
+
+def test_with_all_directions_it_is_regularised_discriminant_analysis() -> None:
+    x, y = data((30, 12, 25))
+    own = x[y == 1].double().numpy()
+    shared = taught(x, y, width=5)[1].covariance().numpy()
+    plain = (2 * 5 * shared + 11 * np.cov(own.T)) / (2 * 5 + 11)
+    np.testing.assert_allclose(own_covariance(own, shared, 2.0, 1), plain, atol=1e-10)
+
+
+def test_rows_of_earlier_tasks_follow_the_shared_covariance() -> None:
+    """What a row is beside Sigma stays as measured; Sigma, and so the posterior, are those of now."""
+    x, y = data((30, 25, 40))
+    read = learned([(0, 1), (2,)], x, y, dim=5)
+    C, rho = read.spreads.factors.double().numpy(), read.spreads.rest.double().numpy()
+    shared = read.gaussians.covariance().numpy()
+    found = read.scores(x, "quadratic").double().numpy()
+    columns = []
+    for r, n in enumerate((30, 25, 40)):
+        w = (n - 1) / (2 * 5 + n - 1)
+        Sigma = (1 - w) * shared + w * (rho[r] * shared + C[r].T @ C[r])
+        columns.append(multivariate_normal(x[y == r].double().mean(0).numpy(), Sigma).logpdf(x.numpy()))
+    differences = found - np.stack(columns, 1)
+    np.testing.assert_allclose(differences - differences[:, :1], 0, atol=2e-3)
+
+
+def test_only_the_first_features_count() -> None:
+    x, y = data((20, 20), d=6)
+    spreads, gaussians = taught(x, y, width=2)
+    other = x.clone()
+    other[:, 2:] += 1
+    torch.testing.assert_close(spreads.correction(x, gaussians), spreads.correction(other, gaussians))
+
+
+def test_how_many_features_count() -> None:
+    assert spread_width(192, 2304) == 384  # narrow networks: the mean patch token too
+    assert spread_width(192, 192) == 192  # no more than there are
+    assert spread_width(768, 1536) == 768  # wide ones: their own feature
+
+
+def test_a_class_of_one_image_takes_the_shared_covariance() -> None:
+    x, y = data((20, 1))
+    spreads, gaussians = taught(x, y, width=5)
+    assert spreads.correction(x, gaussians)[:, 1].abs().max() < 1e-4
+
+
+def test_classes_that_differ_in_spread_alone_are_told_apart() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(200, 3, generator=g) * 0.2, torch.randn(200, 3, generator=g) * 2])
+    y = torch.arange(400) // 200
+    spreads, gaussians = taught(x, y, width=3)
+    linear = gaussians.scores(x)
+    right = ((linear + spreads.correction(x, gaussians)).argmax(1) == y).float().mean()
+    assert right > 0.9 > 0.7 > (linear.argmax(1) == y).float().mean()
+
+
+@given(n=st.integers(1, 6), copies=st.booleans(), seed=st.integers(0, 999))
+@settings(max_examples=25, deadline=None)
+def test_few_images_and_copies_stay_finite(n: int, copies: bool, seed: int) -> None:
+    """Fewer images than dimensions, one image, or copies of one."""
+    x, y = data((n, n + 1), d=8, seed=seed)
+    if copies:
+        x = x[:1].expand_as(x) + y.unsqueeze(1)
+    spreads, gaussians = taught(x, y, width=8)
+    assert torch.isfinite(spreads.factors).all()
+    assert torch.isfinite(spreads.correction(x, gaussians)).all()
+
+
+def test_a_row_without_images_spoils_no_loss() -> None:
+    """A domain may lack a class: its row competes with nothing."""
+    x, y = data((10, 12, 9))
+    rows = Rows()
+    read = Readout(3, 5, rows)
+    for t, classes in enumerate(((0, 1, 5), (2,))):
+        rows.add(t, classes)
+        read.begin(classes)
+        own = torch.isin(y, torch.tensor(classes))
+        if t == 0:
+            read.collect(x[own], y[own])
+            read.finish([x[own]], [y[own]])
+    assert torch.isfinite(read.seen_loss(x[y == 2], y[y == 2]))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_readout_restores_them(later: bool) -> None:
+    x, y = data((10, 12, 9, 11))
+    read = learned([(0, 1), (2, 3)], x, y, dim=3)
+    other = Readout(3, 5, Rows())
+    other.load_state({k: v.clone() for k, v in read.state().items()})
+    if later:
+        for r in (read, other):
+            torch.manual_seed(0)
+            r.rows.add(2, (4,))
+            r.begin((4,))
+            r.collect(x[:8] + 1, torch.full((8,), 4))
+            r.finish([x[:8] + 1], [torch.full((8,), 4)])
+    assert torch.equal(read.scores(x, "quadratic"), other.scores(x, "quadratic"))
