@@ -148,6 +148,33 @@ def test_training_and_the_other_readouts_are_those_of_the_method_alone(backbones
 
 
 @pytest.mark.parametrize("covariance", ["class", "shared"])
+def test_drawn_features_have_each_class_s_mean_and_covariance(covariance: str, backbone: Backbone) -> None:
+    kind, spread = get_method("probe+align"), (0.1, 1.0, 0.4, 0.4)
+    settings = {"covariance": covariance, "samples": 20000, "ridge": 0.0, "fade": 0.5, "epochs": 1}
+    method, features, labels = kind(backbone, kind.Config(align=settings)), [], []
+    for t, classes in enumerate([(0, 1), (2, 3)]):
+        y = torch.tensor(classes).repeat(40)
+        x = (
+            torch.randn(80, 3, 16, 16, generator=torch.Generator().manual_seed(t))
+            * torch.tensor(spread)[y][:, None, None, None]
+        )
+        learn(method, t, x, classes)
+        features.append(method.encode(x).features[:, : backbone.dim].detach().double())
+        labels.append(y)
+    x, y = torch.cat(features), torch.cat(labels)
+    torch.manual_seed(0)
+    drawn, rows = method._drawing([2, 2], torch.device("cpu"))()
+    shared = method.read.gaussians.covariance().numpy()[: backbone.dim, : backbone.dim]
+    for row in range(4):
+        own, found = x[y == row].numpy(), drawn[rows == row].double().numpy()
+        expected = np.cov(own.T) if covariance == "class" else shared
+        fade = (0.75, 0.75, 1, 1)[row]  # with fade 0.5 the first of two tasks' means are drawn a quarter of the way
+        size = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+        np.testing.assert_allclose(np.cov(found.T) / size, expected / size, atol=0.05)
+        np.testing.assert_allclose(found.mean(0), fade * own.mean(0), atol=0.05 * np.sqrt(expected.diagonal().max()))
+
+
+@pytest.mark.parametrize("covariance", ["class", "shared"])
 def test_heads_that_shout_are_brought_into_line(covariance: str, backbone: Backbone) -> None:
     """One task's head is scaled up, so that all answers are of that task; alignment brings the other one back."""
     kind = get_method("probe+align")

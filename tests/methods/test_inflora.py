@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from duallora.backbone import Backbone
+from duallora.lowrank.dualgpm import DualGPM
 from duallora.methods.inflora import BranchedLinear, InfLoRA, InfLoRAConfig
 from tests_support import infos, learn, take_a_step
 
@@ -127,6 +129,20 @@ def test_the_threshold_rises_with_the_tasks_where_their_number_is_known(backbone
             learn(method, t, images(8, t), classes)
         used.append(sum(method.capacity))
     assert used[0] < used[1]
+
+
+def test_task_t_of_ten_has_the_threshold_of_the_public_code(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """eps_t = lamb + (lame - lamb) t / T with t counted from 0: the first task's is lamb itself."""
+    given = []
+    update = DualGPM.update
+    monkeypatch.setattr(DualGPM, "update", lambda self, C, eps: (given.append(round(eps, 6)), update(self, C, eps))[1])
+    method = made(backbone, rank=2, lamb=0.9, lame=1.0, tasks=10)
+    for t in range(3):
+        learn(method, t, images(8, t), (2 * t, 2 * t + 1))
+    sites = len(method.sites)
+    assert given == [0.9] * sites + [0.91] * sites + [0.92] * sites
 
 
 def test_directions_that_run_out_are_told(backbone: Backbone) -> None:

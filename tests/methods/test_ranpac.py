@@ -57,6 +57,18 @@ def test_lambda_has_the_least_error_on_what_is_held_out(images_of_the_task: int)
     assert choose(h[~held], y[~held], h[held], y[held]) == best
 
 
+def test_lambda_is_sought_among_powers_of_ten() -> None:
+    """10^-8 to 10^8, as in the public code of RanPAC."""
+    np.testing.assert_allclose(np.log10(LAMBDAS), np.arange(-8, 9))
+
+
+def test_how_many_random_features(backbone: Backbone) -> None:
+    """13 per feature, so 10000 for a ViT-B as in the paper, and no more; or as many as one says."""
+    assert RanPAC(backbone, RanPACConfig()).ridge.G.shape[0] == 13 * backbone.features
+    assert RanPACConfig().width(2304) == 10000
+    assert RanPACConfig(projection=50).width(768) == 50
+
+
 def test_a_singular_gram_matrix_is_solved() -> None:
     h = torch.randn(5, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e4
     y = torch.eye(5, dtype=torch.float64)

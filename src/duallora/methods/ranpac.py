@@ -31,12 +31,17 @@ from duallora.methods.ridge import Ridge
 
 TEMPERATURE = 0.1  # turns regressed indicators into logits whose softmax serves as a confidence; argmax untouched
 
+PER_FEATURE, MOST = 13, 10000  # random features by default, as in the paper: 10000 for d = 768
+
 
 class RanPACConfig(MethodConfig):
     """Options of `ranpac`."""
 
-    projection: int = Field(
-        2000, ge=0, description="M, random features; the paper has 10000 for d = 768. 0: the features themselves"
+    projection: int | None = Field(
+        None,
+        ge=0,
+        description="M, random features; by default 13 per feature, at most 10000, which is the paper's for d = 768. "
+        "0: the features themselves",
     )
     first_session: bool = Field(True, description="adapt the network on the first task, before it is frozen")
     rank: int = Field(8, ge=1, description="r of the first task's updates")
@@ -45,6 +50,14 @@ class RanPACConfig(MethodConfig):
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
     readout: Literal["ridge", "gaussian", "quadratic"] = "ridge"
     shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+
+    def width(self, features: int) -> int:
+        """M for D features; 0 where they are not projected.
+
+        >>> [RanPACConfig().width(d) for d in (64, 768, 2304)], RanPACConfig(projection=500).width(768)
+        ([832, 9984, 10000], 500)
+        """
+        return min(PER_FEATURE * features, MOST) if self.projection is None else self.projection
 
 
 class RanPAC(ReadingMethod):
@@ -79,7 +92,8 @@ class RanPAC(ReadingMethod):
         super().__init__(backbone, config, config.shrinkage)
         where = slots(backbone.attention, config.placement, config.blocks) if config.first_session else []
         self.banks = Banks(where, config.rank, config.scale)
-        self.ridge = Ridge(config.projection or backbone.features)
+        self.projection = config.width(backbone.features)
+        self.ridge = Ridge(self.projection or backbone.features)
         self.register_buffer("P", torch.zeros(backbone.features, 0), persistent=False)
 
     def trainable(self) -> list[nn.Parameter]:
@@ -89,7 +103,7 @@ class RanPAC(ReadingMethod):
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """Rows; in the first task also the adapter and P."""
         if not self.rows.members:
-            self.P = torch.randn(self.backbone.features, self.config.projection).to(self.P.device)
+            self.P = torch.randn(self.backbone.features, self.projection).to(self.P.device)
             if self.config.first_session:
                 self.banks.grow()
                 self.banks.use(0)
@@ -102,7 +116,7 @@ class RanPAC(ReadingMethod):
     def _lift(self, features: Tensor) -> Tensor:
         """h (b, M), float32; the features themselves where there is no projection."""
         with torch.autocast(features.device.type, enabled=False):
-            return F.relu(features.float() @ self.P.to(features.device)) if self.config.projection else features.float()
+            return F.relu(features.float() @ self.P.to(features.device)) if self.projection else features.float()
 
     def end_task(self, batches: Batches) -> None:
         """One pass: class Gaussians, lambda, G and C; the features of the task are held until it ends."""
