@@ -185,7 +185,7 @@ def test_a_model_of_format_2_keeps_its_class_covariances(tmp_path: Path, images:
     shared, columns = read.gaussians.covariance().numpy()[:d, :d], []
     for r, S in enumerate(held):
         mu = read.gaussians.means[r, :d].numpy()
-        w = 11 / (2 * d + 11)
+        w = 11 / (4 * d + 11)
         own = multivariate_normal(mu, (1 - w) * shared + w * S)
         columns.append(own.logpdf(x[:, :d].numpy()) - multivariate_normal(mu, shared).logpdf(x[:, :d].numpy()))
     found = read.spreads.correction(x.float(), read.gaussians).numpy()

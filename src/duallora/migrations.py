@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from duallora.methods.base import part
@@ -33,9 +34,10 @@ def _to_3(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     gaussians.load_state(part("read.gaussians", tensors))
     covariances = ClassCovariances(math.isqrt(2 * packed.shape[1]))  # d (d + 1) / 2 numbers a class
     covariances.load_state({"packed": packed})
-    spreads = ClassSpreads(covariances.dim)
+    spreads = ClassSpreads(covariances.dim)  # of the first d features alone
+    spreads.basis = torch.eye(gaussians.dim, covariances.dim)
     for row in range(len(packed)):
-        spreads.add(covariances.covariance(row).unsqueeze(0), gaussians)
+        spreads.extend(covariances.covariance(row).unsqueeze(0), gaussians)
     aligned = any(name.startswith("align.") for name in tensors)
     tensors = {k: v for k, v in tensors.items() if aligned or k != "read.covariances.packed"}
     return tensors | {f"read.spreads.{k}": v for k, v in spreads.state().items()}, manifest

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.readout import Readout
 from duallora.methods.rows import Rows
-from duallora.methods.spreads import ClassSpreads, spread_width
+from duallora.methods.spreads import ClassSpreads, widest
 
 
 def data(counts: tuple[int, ...], d: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,8 +22,8 @@ def data(counts: tuple[int, ...], d: int = 5, seed: int = 0) -> tuple[torch.Tens
     return torch.cat(parts), torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
 
 
-def taught(x: torch.Tensor, y: torch.Tensor, width: int, prior: float = 2.0) -> tuple[ClassSpreads, ClassGaussians]:
-    spreads, gaussians = ClassSpreads(width, prior), ClassGaussians(x.shape[1], 0.1)
+def taught(x: torch.Tensor, y: torch.Tensor, prior: float = 4.0) -> tuple[ClassSpreads, ClassGaussians]:
+    spreads, gaussians = ClassSpreads(x.shape[1], prior), ClassGaussians(x.shape[1], 0.1)
     rows = int(y.max()) + 1
     spreads.grow(rows)
     gaussians.grow(rows)
@@ -59,7 +59,7 @@ def own_covariance(own: np.ndarray, shared: np.ndarray, prior: float, most: int)
 def test_scores_are_log_densities_under_each_class_covariance(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duallora.methods.spreads.DIRECTIONS", directions)
     x, y = data((30, 12, 25))
-    spreads, gaussians = taught(x, y, width=5, prior=2.0)
+    spreads, gaussians = taught(x, y, prior=2.0)
     found = (gaussians.scores(x) + spreads.correction(x, gaussians)).double().numpy()
     shared, columns = gaussians.covariance().numpy(), []
     for r in range(3):
@@ -73,7 +73,7 @@ def test_scores_are_log_densities_under_each_class_covariance(directions: int, m
 def test_with_all_directions_it_is_regularised_discriminant_analysis() -> None:
     x, y = data((30, 12, 25))
     own = x[y == 1].double().numpy()
-    shared = taught(x, y, width=5)[1].covariance().numpy()
+    shared = taught(x, y)[1].covariance().numpy()
     plain = (2 * 5 * shared + 11 * np.cov(own.T)) / (2 * 5 + 11)
     np.testing.assert_allclose(own_covariance(own, shared, 2.0, 1), plain, atol=1e-10)
 
@@ -87,30 +87,62 @@ def test_rows_of_earlier_tasks_follow_the_shared_covariance() -> None:
     found = read.scores(x, "quadratic").double().numpy()
     columns = []
     for r, n in enumerate((30, 25, 40)):
-        w = (n - 1) / (2 * 5 + n - 1)
+        w = (n - 1) / (4 * 5 + n - 1)
         Sigma = (1 - w) * shared + w * (rho[r] * shared + C[r].T @ C[r])
         columns.append(multivariate_normal(x[y == r].double().mean(0).numpy(), Sigma).logpdf(x.numpy()))
     differences = found - np.stack(columns, 1)
     np.testing.assert_allclose(differences - differences[:, :1], 0, atol=2e-3)
 
 
-def test_only_the_first_features_count() -> None:
-    x, y = data((20, 20), d=6)
-    spreads, gaussians = taught(x, y, width=2)
-    other = x.clone()
-    other[:, 2:] += 1
-    torch.testing.assert_close(spreads.correction(x, gaussians), spreads.correction(other, gaussians))
+@pytest.mark.parametrize("held", [1, 64, 10**6])  # chosen by the first batch, within the task, at its end
+def test_wide_features_are_projected(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the directions that vary most within classes, by numpy; the rest of what is scored is as before."""
+    for name, value in (("WIDTH", 3), ("DIRECTIONS", 2), ("HELD", held)):
+        monkeypatch.setattr(f"duallora.methods.spreads.{name}", value)
+    g = torch.Generator().manual_seed(0)
+    scales = torch.tensor([0.1, 20.0, 0.2, 10.0, 0.1, 30.0])
+    y = torch.arange(90) % 2
+    x = torch.randn(90, 6, generator=g) * scales * (1 + y[:, None]) + 50 * y[:, None]
+    spreads, gaussians = taught(x, y)
+    P = spreads.basis.double().numpy()
+    assert P.shape == (6, 3)
+    np.testing.assert_allclose(P.T @ P, np.eye(3), atol=1e-6)
+    assert np.square(P[[1, 3, 5]]).sum() > 2.99
+    found = spreads.correction(x, gaussians).double().numpy()
+    shared, columns = P.T @ gaussians.covariance().numpy() @ P, []
+    for r in range(2):
+        z, mu = x.double().numpy() @ P, x[y == r].double().mean(0).numpy() @ P
+        Sigma = own_covariance(z[y == r], shared, 4.0, 1)
+        columns.append(multivariate_normal(mu, Sigma).logpdf(z) - multivariate_normal(mu, shared).logpdf(z))
+    np.testing.assert_allclose(found, np.stack(columns, 1), rtol=1e-3, atol=2e-3)
 
 
-def test_how_many_features_count() -> None:
-    assert spread_width(192, 2304) == 384  # narrow networks: the mean patch token too
-    assert spread_width(192, 192) == 192  # no more than there are
-    assert spread_width(768, 1536) == 768  # wide ones: their own feature
+def test_a_projection_is_kept_for_later_tasks_and_across_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duallora.methods.spreads.WIDTH", 3)
+    x, y = data((20, 25, 30), d=6)
+    read = learned([(0, 1), (2,)], x, y, dim=4)
+    first = learned([(0, 1)], x, y, dim=4)
+    assert torch.equal(read.spreads.basis, first.spreads.basis)
+    other = Readout(4, 6, Rows())
+    other.load_state({k: v.clone() for k, v in read.state().items()})
+    assert torch.equal(read.scores(x, "quadratic"), other.scores(x, "quadratic"))
+    narrow = learned([(0, 1)], x[:, :3], y, dim=2)
+    assert "spreads.basis" in read.state()
+    assert "spreads.basis" not in narrow.state()  # nothing is projected there
+
+
+@given(n=st.integers(1, 5), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_directions_are_orthonormal_whatever_varies(n: int, seed: int) -> None:
+    """Also where fewer images than directions vary, or none."""
+    x, y = data((n, 1), d=9, seed=seed)
+    P = widest(x, y, 6).double()
+    torch.testing.assert_close(P.T @ P, torch.eye(6, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_a_class_of_one_image_takes_the_shared_covariance() -> None:
     x, y = data((20, 1))
-    spreads, gaussians = taught(x, y, width=5)
+    spreads, gaussians = taught(x, y)
     assert spreads.correction(x, gaussians)[:, 1].abs().max() < 1e-4
 
 
@@ -118,7 +150,7 @@ def test_classes_that_differ_in_spread_alone_are_told_apart() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.cat([torch.randn(200, 3, generator=g) * 0.2, torch.randn(200, 3, generator=g) * 2])
     y = torch.arange(400) // 200
-    spreads, gaussians = taught(x, y, width=3)
+    spreads, gaussians = taught(x, y)
     linear = gaussians.scores(x)
     right = ((linear + spreads.correction(x, gaussians)).argmax(1) == y).float().mean()
     assert right > 0.9 > 0.7 > (linear.argmax(1) == y).float().mean()
@@ -131,7 +163,7 @@ def test_few_images_and_copies_stay_finite(n: int, copies: bool, seed: int) -> N
     x, y = data((n, n + 1), d=8, seed=seed)
     if copies:
         x = x[:1].expand_as(x) + y.unsqueeze(1)
-    spreads, gaussians = taught(x, y, width=8)
+    spreads, gaussians = taught(x, y)
     assert torch.isfinite(spreads.factors).all()
     assert torch.isfinite(spreads.correction(x, gaussians)).all()
 

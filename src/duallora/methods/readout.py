@@ -13,7 +13,7 @@ from duallora.methods.covariances import ClassCovariances
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.heads import Heads
 from duallora.methods.rows import Rows
-from duallora.methods.spreads import ClassSpreads, spread_width
+from duallora.methods.spreads import ClassSpreads
 
 KEPT_DISTANCES = 4096  # distances of at most so many images of a task fix the limit of what is known; none is stored
 TRUST = 0.15  # Gaussians of thousands of features are far too sure: what their log-posterior counts beside a head's
@@ -24,8 +24,8 @@ class Readout(nn.Module):
     """Heads and Gaussians over the same rows, fed by the same passes.
 
     Heads read the network's final feature, the first d of the D features; trained ones on more would only fit the
-    training images better. Gaussians read all of them, with a covariance that all classes share ("gaussian"), on
-    some also with each class's own ("quadratic").
+    training images better. Gaussians read all of them, with a covariance that all classes share ("gaussian"), or
+    also with what each class's own is beside it ("quadratic").
     """
 
     def __init__(self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas") -> None:
@@ -33,7 +33,7 @@ class Readout(nn.Module):
         super().__init__()
         self.heads = Heads(dim)
         self.gaussians = ClassGaussians(features, shrinkage)
-        self.spreads = ClassSpreads(spread_width(dim, features))
+        self.spreads = ClassSpreads(features)
         self.kept: dict[str, ClassSpreads | ClassCovariances] = {"spreads": self.spreads}  # by class, beside Gaussians
         self.rows = rows
         self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances

@@ -1,4 +1,4 @@
-"""How each class spreads beyond what all classes share: what turns the linear discriminant into a quadratic one."""
+"""How each class spreads beside what all classes share: what turns the linear discriminant into a quadratic one."""
 
 from __future__ import annotations
 
@@ -8,26 +8,20 @@ from torch import Tensor
 
 from duallora.methods.gaussian import ClassGaussians
 
-WIDE = 384  # of narrower networks' features take as many: their final feature alone tells classes' spreads apart badly
-DIRECTIONS = 64  # kept per row; more told no more apart
+WIDTH = 768  # k: features are projected to as many directions, so that a class's covariance stays of bounded size
+DIRECTIONS = 64  # q: kept per row; more told classes apart no better
+HELD = 2048  # features, at most, that the projection is chosen by; held until it is
 ROWS_AT_ONCE = 128  # rows whose quadratic forms are computed together: bounds the memory of a batch
 
 
-def spread_width(dim: int, features: int) -> int:
-    """k: of how many of the `features` = D, of which the network's own are the first `dim` = d, spreads are kept.
-
-    >>> spread_width(192, 2304), spread_width(192, 192), spread_width(768, 1536)
-    (384, 192, 768)
-    """
-    return min(features, max(dim, WIDE))
-
-
 class ClassSpreads:
-    """What a class's own covariance S_r is beside the shared one, Sigma, on the first k features.
+    """What a class's own covariance S_r is beside the shared one, Sigma.
 
-    With Sigma = L L^T as it is when the row's task ends, and l_1 >= ... >= l_k eigenvalues and u_i eigenvectors of
-    L^-1 S_r L^-T, the q first directions count one by one and the others by their mean rho_r, as in probabilistic
-    principal component analysis (Tipping & Bishop 1999) in the coordinates where Sigma is the identity:
+    Both in k directions, an orthonormal P (D, k): those in which the first features vary most within their classes.
+
+    With P^T Sigma P = L L^T as it is when the row's task ends, l_1 >= ... >= l_k the eigenvalues and u_i the
+    eigenvectors of L^-1 S_r L^-T, the q first directions count one by one and the others by their mean rho_r, as in
+    probabilistic principal component analysis (Tipping & Bishop 1999) where Sigma is the identity:
 
         S_r ~ rho_r Sigma + C_r^T C_r,  rows of C_r (q, k): sqrt(l_i - rho_r) L u_i.
 
@@ -39,13 +33,21 @@ class ClassSpreads:
         (x - mu_r)^T (Sigma^-1 - Sigma_r^-1) (x - mu_r) / 2 - log(|Sigma_r| / |Sigma|) / 2.
     """
 
-    def __init__(self, width: int, prior: float = 2.0) -> None:
-        """No rows yet; `width` is k."""
-        self.width, self.prior = width, prior
-        self.factors = torch.zeros(0, min(DIRECTIONS, width - 1), width)  # C, (R, q, k) float32
+    def __init__(self, features: int, prior: float = 4.0) -> None:
+        """No rows yet, over `features` = D."""
+        self.prior = prior
+        self.basis = torch.eye(features) if features <= WIDTH else None  # P, None until it is chosen
+        k = min(features, WIDTH)
+        self.factors = torch.zeros(0, min(DIRECTIONS, k - 1), k)  # C, (R, q, k) float32
         self.rest = torch.zeros(0)  # rho, (R,)
-        self._sums = torch.zeros(0, width, width, dtype=torch.float64)  # of x x^T, for the rows not yet sealed
+        self._held: list[tuple[Tensor, Tensor]] = []
+        self._sums = torch.zeros(0, k, k, dtype=torch.float64)  # of P^T x x^T P, for the rows not yet sealed
         self._solved: tuple[Tensor, ...] | None = None
+
+    @property
+    def width(self) -> int:
+        """The number k of directions."""
+        return self.factors.shape[2]
 
     def grow(self, rows: int) -> None:
         """Make room for the rows of a new task."""
@@ -53,22 +55,48 @@ class ClassSpreads:
 
     def update(self, features: Tensor, rows: Tensor) -> None:
         """Add features (b, D) that belong to the newest task's rows (b,), counted from 0."""
-        x, rows = features.detach()[:, : self.width].to("cpu", torch.float64), rows.cpu()
+        x, rows = features.detach().to("cpu", torch.float32), rows.cpu()
+        if self.basis is not None:
+            self._add(x, rows, self.basis)
+            return
+        self._held.append((x, rows))
+        if sum(len(rows) for _, rows in self._held) >= HELD:
+            self._choose()
+
+    def _choose(self) -> Tensor:
+        """P from the features held so far, which then count and are let go."""
+        x, rows = (torch.cat(parts) for parts in zip(*self._held, strict=True))
+        self.basis = P = widest(x, rows, self.width)
+        self._held = []
+        self._add(x, rows, P)
+        return P
+
+    def _add(self, x: Tensor, rows: Tensor, P: Tensor) -> None:
+        seen = (x @ P).double()
         for row in rows.unique().tolist():
-            own = x[rows == row]
+            own = seen[rows == row]
             self._sums[row].addmm_(own.T, own)
 
     def seal(self, gaussians: ClassGaussians) -> None:
         """End of a task: from the sums of its rows, the last of `gaussians`, to their factors."""
         first = len(gaussians) - len(self._sums)
-        n, mu = gaussians.counts[first:, None, None], gaussians.means[first:, : self.width]
-        self.add((self._sums - n * mu.unsqueeze(2) * mu.unsqueeze(1)) / (n - 1).clamp_min(1), gaussians)
+        P = self._choose() if self._held else self.basis
+        if P is None:  # no image at all
+            return
+        n, mu = gaussians.counts[first:, None, None], gaussians.means[first:] @ P.double()
+        self.extend((self._sums - n * mu.unsqueeze(2) * mu.unsqueeze(1)) / (n - 1).clamp_min(1), gaussians)
         self._sums = self._sums[:0]
 
-    def add(self, covariances: Tensor, gaussians: ClassGaussians) -> None:
+    def _shared(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor]:
+        """P (D, k), float64, and L (k, k) with P^T Sigma P = L L^T."""
+        assert self.basis is not None
+        P = self.basis.double()
+        return P, torch.linalg.cholesky(P.T @ gaussians.covariance() @ P)
+
+    def extend(self, covariances: Tensor, gaussians: ClassGaussians) -> None:
         """New rows by their own covariances S (r, k, k), float64."""
         k, q = self.width, self.factors.shape[1]
-        L = torch.linalg.cholesky(gaussians.covariance()[:k, :k])
+        _, L = self._shared(gaussians)
         for S in covariances:
             white = torch.linalg.solve_triangular(L, torch.linalg.solve_triangular(L, S, upper=False).T, upper=False)
             values, vectors = torch.linalg.eigh(white)  # ascending
@@ -79,50 +107,71 @@ class ClassSpreads:
         self._solved = None
 
     def _solve(self, gaussians: ClassGaussians) -> tuple[Tensor, ...]:
-        """Lambda (k, k), Lambda mu (R, k), mu Lambda mu (R,), A (R, q, k), A mu (R, q), s (R,), level (R,); float32.
+        """P L^-T (D, k), A (R, q, k), L^-1 P^T mu (R, k), A times that (R, q), s (R,), level (R,); float32.
 
-        With Lambda = Sigma^-1 and s = (1 - w) + w rho, Sigma_r is s (Sigma + w / s C^T C); by Woodbury's formula
-        Lambda - Sigma_r^-1 is (1 - 1 / s) Lambda + A^T A. The level is log(|Sigma_r| / |Sigma|) / 2.
+        In the coordinates z = L^-1 P^T x, Sigma is the identity and Sigma_r = s (I + Z Z^T) with s = (1 - w) + w rho
+        and Z = L^-1 C^T sqrt(w / s); by Woodbury's formula I - Sigma_r^-1 = (1 - 1 / s) I + A^T A. The level is
+        log(|Sigma_r| / |Sigma|) / 2.
         """
         if self._solved is None:
-            L = torch.linalg.cholesky(gaussians.covariance()[: self.width, : self.width])
-            Lambda, mu = torch.cholesky_inverse(L), gaussians.means[:, : self.width]
+            P, L = self._shared(gaussians)
+            into = torch.linalg.solve_triangular(L, P.T, upper=False).T  # (D, k)
+            mu = gaussians.means @ into
             freedom = (gaussians.counts - 1).clamp_min(0)
             w = freedom / (self.prior * self.width + freedom)
             s = 1 - w + w * self.rest.double()
             rows = []
             for C, share, scale, at in zip(*(t.split(ROWS_AT_ONCE) for t in (self.factors, w / s, s, mu)), strict=True):
                 beyond = share.sqrt()[:, None, None] * C.double()
-                Z = torch.linalg.solve_triangular(L, beyond.mT, upper=False)  # (r, k, q): Sigma_r = s L (I + Z Z^T) L^T
+                Z = torch.linalg.solve_triangular(L, beyond.mT, upper=False)  # (r, k, q)
                 M = torch.linalg.cholesky(torch.eye(Z.shape[2], dtype=Z.dtype) + Z.mT @ Z)  # (r, q, q)
-                A = torch.linalg.solve_triangular(M, torch.linalg.solve_triangular(L.T, Z, upper=True).mT, upper=False)
-                A = A / scale.sqrt()[:, None, None]
+                A = torch.linalg.solve_triangular(M, Z.mT, upper=False) / scale.sqrt()[:, None, None]
                 level = M.diagonal(dim1=1, dim2=2).log().sum(1) + self.width / 2 * scale.log()
                 rows.append([t.float() for t in (A, (A @ at.unsqueeze(2)).squeeze(2), level)])
             A, offset, level = (torch.cat(part) for part in zip(*rows, strict=True))
-            right = mu @ Lambda
-            self._solved = (Lambda.float(), right.float(), (right * mu).sum(1).float(), A, offset, s.float(), level)
+            self._solved = (into.float(), A, mu.float(), offset, s.float(), level)
         return self._solved
 
     def correction(self, features: Tensor, gaussians: ClassGaussians) -> Tensor:
         """What the quadratic term adds to the scores: (b, D) -> (b, R)."""
-        x = features[:, : self.width].float()
-        self._solved = tuple(t.to(x.device) for t in self._solve(gaussians))  # moved once, not for every batch
-        Lambda, right, norm, A, offset, s, level = self._solved
+        if self.basis is None:  # no image yet
+            return features.new_zeros(len(features), len(gaussians))
+        self._solved = tuple(t.to(features.device) for t in self._solve(gaussians))  # moved once, not for every batch
+        into, A, mu, offset, s, level = self._solved
         along = []
-        with torch.autocast(x.device.type, enabled=False):
-            distance = ((x @ Lambda) * x).sum(1, keepdim=True) - 2 * x @ right.T + norm  # (b, R), under Sigma
+        with torch.autocast(features.device.type, enabled=False):
+            z = features.float() @ into
+            distance = z.square().sum(1, keepdim=True) - 2 * z @ mu.T + mu.square().sum(1)  # (b, R)
             for forms, at in zip(A.split(ROWS_AT_ONCE), offset.split(ROWS_AT_ONCE), strict=True):
-                away = F.linear(x, forms.flatten(0, 1), -at.flatten())  # (b, r q)
+                away = F.linear(z, forms.flatten(0, 1), -at.flatten())  # (b, r q)
                 along.append(away.unflatten(1, at.shape).square().sum(2))
             return 0.5 * ((1 - 1 / s) * distance + torch.cat(along, 1)) - level
 
     def state(self) -> dict[str, Tensor]:
-        """Factors, and what the other directions come to."""
-        return {"factors": self.factors, "rest": self.rest}
+        """Factors, what the other directions come to, and, where features are projected, how."""
+        state = {"factors": self.factors, "rest": self.rest}
+        if self.basis is not None and self.basis.shape[0] > self.basis.shape[1]:
+            state["basis"] = self.basis
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restore `state()`, of any width k."""
-        self.width = state["factors"].shape[2]
+        """Restore `state()`."""
         self.factors, self.rest = state["factors"].clone(), state["rest"].clone()
-        self._sums, self._solved = self._sums[:0], None
+        self.basis = state["basis"].clone() if "basis" in state else self.basis
+        self._sums, self._held, self._solved = self._sums[:0], [], None
+
+
+def widest(x: Tensor, rows: Tensor, k: int) -> Tensor:
+    """An orthonormal P (D, k) for features (n, D) of rows (n,): the directions in which they vary most within rows.
+
+    By two steps of subspace iteration from a random start (Halko, Martinsson & Tropp 2011); what does not vary at all
+    is filled up at random.
+    """
+    x, draw = x.double(), torch.Generator().manual_seed(0)
+    away = torch.cat([x[rows == row] - x[rows == row].mean(0) for row in rows.unique().tolist()])
+    floor = 1e-6 * float(away.square().sum(1).mean()) + 1e-12
+    P = torch.linalg.qr(torch.randn(x.shape[1], k, dtype=x.dtype, generator=draw))[0]
+    for _ in range(2):
+        P = torch.linalg.qr(away.T @ (away @ P) + floor * P)[0]
+    found: Tensor = P.float()
+    return found
