@@ -57,6 +57,7 @@ def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
     assert [c.training.epochs for c in first.values()] == [20, 50, 20]
     rows = {c.row: c.config for c in make_grid("r", suite, tmp_path, protocol="sd-lora").cells}
     assert rows["sdlora"].training.optimizer == "sgd" and rows["sdlora"].method.options["restart"] is True
+    assert rows["sdlora"].training.schedule == "constant"
 
 
 @pytest.mark.parametrize("name", LITERATURE)

@@ -92,9 +92,14 @@ def test_a_statistics_method_trains_nothing(backbone: Backbone, images: Callable
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    rates = [_rate(step, 100, 0.1) for step in range(101)]
+    rates = [_rate(step, 100, TrainingSettings(warmup=0.1)) for step in range(101)]
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1
     assert rates[100] == pytest.approx(0, abs=1e-9)
     assert all(a >= b for a, b in pairwise(rates[10:]))
-    assert _rate(0, 1, 0.0) == 1
+    assert _rate(0, 1, TrainingSettings(warmup=0.0)) == 1
+
+
+def test_a_constant_rate_stays_once_it_has_risen() -> None:
+    constant = TrainingSettings(warmup=0.1, schedule="constant")
+    assert [_rate(step, 100, constant) for step in (0, 4, 9, 10, 55, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1, 1])

@@ -151,7 +151,7 @@ def _train(
     parameters = method.trainable()
     model = accelerator.prepare(_Loss(method))
     optimizer = accelerator.prepare(_optimizer(method.groups(), settings))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: _rate(step, steps, settings.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: _rate(step, steps, settings))
     mixing = None
     if settings.mix != "none" and not method.cached:
         mixing = Mixing(settings.mix, classes=int(label_map.max()) + 1, seed=seed)
@@ -224,11 +224,13 @@ def _optimizer(groups: list[Group], settings: TrainingSettings) -> torch.optim.O
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Linear rise over the first `warmup` of the steps, then a half cosine to zero."""
-    rising = max(int(steps * warmup), 1)
+def _rate(step: int, steps: int, settings: TrainingSettings) -> float:
+    """Linear rise over the first `warmup` of the steps, then a half cosine to zero or the peak rate."""
+    rising = max(int(steps * settings.warmup), 1)
     if step < rising:
         return (step + 1) / rising
+    if settings.schedule == "constant":
+        return 1.0
     return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(steps - rising, 1))
 
 

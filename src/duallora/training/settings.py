@@ -22,6 +22,9 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the rate rises")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the rate once it has risen: falls to zero by half a cosine, or stays"
+    )
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it"
