@@ -27,17 +27,22 @@ def _to_2(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
 
 
 def _to_3(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Before 3, each class's covariance of the final feature was kept whole, by methods without alignment too."""
+    """Before 3, each class's covariance of the final feature was kept whole, by methods without alignment too.
+
+    And `ranpac` drew 2000 random features.
+    """
+    method = manifest.get("method", {})
+    if method.get("name") == "ranpac":
+        manifest = manifest | {"method": method | {"options": {"projection": 2000} | method.get("options", {})}}
     if (packed := tensors.get("read.covariances.packed")) is None:
         return tensors, manifest
     gaussians = ClassGaussians(tensors["read.gaussians.sums"].shape[1], _shrinkage(manifest))
     gaussians.load_state(part("read.gaussians", tensors))
     covariances = ClassCovariances(math.isqrt(2 * packed.shape[1]))  # d (d + 1) / 2 numbers a class
     covariances.load_state({"packed": packed})
-    spreads = ClassSpreads(covariances.dim)  # of the first d features alone
-    spreads.basis = torch.eye(gaussians.dim, covariances.dim)
-    for row in range(len(packed)):
-        spreads.extend(covariances.covariance(row).unsqueeze(0), gaussians)
+    d, spreads = covariances.dim, ClassSpreads(gaussians.dim)
+    spreads.basis, spreads.factors = torch.eye(gaussians.dim, d), torch.zeros(0, d - 1, d)  # nothing is left out
+    spreads.extend((covariances.covariance(row) for row in range(len(packed))), gaussians)
     aligned = any(name.startswith("align.") for name in tensors)
     tensors = {k: v for k, v in tensors.items() if aligned or k != "read.covariances.packed"}
     return tensors | {f"read.spreads.{k}": v for k, v in spreads.state().items()}, manifest

@@ -63,7 +63,7 @@ def test_lambda_is_sought_among_powers_of_ten() -> None:
 
 
 def test_how_many_random_features(backbone: Backbone) -> None:
-    """13 per feature, so 10000 for a ViT-B as in the paper, and no more; or as many as one says."""
+    """13 per feature, which is about what the paper draws for a ViT-B, at most 10000; or as many as one says."""
     assert RanPAC(backbone, RanPACConfig()).ridge.G.shape[0] == 13 * backbone.features
     assert RanPACConfig().width(2304) == 10000
     assert RanPACConfig(projection=50).width(768) == 50

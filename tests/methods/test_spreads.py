@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal
 
+from duallora.errors import DualLoRAError
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.readout import Readout
 from duallora.methods.rows import Rows
@@ -131,6 +132,15 @@ def test_a_projection_is_kept_for_later_tasks_and_across_a_save(monkeypatch: pyt
     assert "spreads.basis" not in narrow.state()  # nothing is projected there
 
 
+def test_a_state_without_its_projection_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duallora.methods.spreads.WIDTH", 3)
+    x, y = data((20, 25), d=6)
+    state = taught(x, y)[0].state()
+    del state["basis"]
+    with pytest.raises(DualLoRAError, match=r"spreads.basis: missing, expected shape \(6, 3\)"):
+        ClassSpreads(6).load_state(state)
+
+
 @given(n=st.integers(1, 5), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_directions_are_orthonormal_whatever_varies(n: int, seed: int) -> None:
@@ -181,10 +191,16 @@ def test_a_row_without_images_spoils_no_loss() -> None:
             read.collect(x[own], y[own])
             read.finish([x[own]], [y[own]])
     assert torch.isfinite(read.seen_loss(x[y == 2], y[y == 2]))
+    read.collect(x[y == 2], y[y == 2])
+    read.finish([x[y == 2]], [y[y == 2]])
+    scores = read.scores(x, "quadratic")
+    assert torch.isneginf(scores[:, 2]).all() and torch.isfinite(scores[:, [0, 1, 3]]).all()
 
 
+@pytest.mark.parametrize("wide", [768, 3])  # as they are, and projected
 @pytest.mark.parametrize("later", [False, True])
-def test_a_readout_restores_them(later: bool) -> None:
+def test_a_readout_restores_them(later: bool, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duallora.methods.spreads.WIDTH", wide)
     x, y = data((10, 12, 9, 11))
     read = learned([(0, 1), (2, 3)], x, y, dim=3)
     other = Readout(3, 5, Rows())

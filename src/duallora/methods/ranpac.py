@@ -31,7 +31,7 @@ from duallora.methods.ridge import Ridge
 
 TEMPERATURE = 0.1  # turns regressed indicators into logits whose softmax serves as a confidence; argmax untouched
 
-PER_FEATURE, MOST = 13, 10000  # random features by default, as in the paper: 10000 for d = 768
+PER_FEATURE, MOST = 13, 10000  # random features by default, about as in the paper: 10000 for d = 768
 
 
 class RanPACConfig(MethodConfig):
@@ -40,7 +40,7 @@ class RanPACConfig(MethodConfig):
     projection: int | None = Field(
         None,
         ge=0,
-        description="M, random features; by default 13 per feature, at most 10000, which is the paper's for d = 768. "
+        description="M, random features; by default 13 per feature, at most 10000 (the paper: 10000 for d = 768). "
         "0: the features themselves",
     )
     first_session: bool = Field(True, description="adapt the network on the first task, before it is frozen")
@@ -71,7 +71,7 @@ class RanPAC(ReadingMethod):
     lambda is chosen for each task among powers of ten: fitted on 80 % of that task's images alone, the least squared
     error on the other 20 %. Trains: in the first task a LoRA adapter and a head, later nothing. Frozen: the backbone,
     after the first task the adapter too, P. Kept: P, G and a covariance in all; per class a column of C, and for the
-    other read-outs a mean and a covariance. One pass per image.
+    other read-outs a mean and what `ClassSpreads` holds. One pass per image.
 
     Choices: the adapter of the paper is a bottleneck, scale and shift, or prompts; here it is LoRA, so that methods
     differ in one thing less. What is held out is each fifth image in the order of the classes rather than a random
@@ -155,7 +155,7 @@ class RanPAC(ReadingMethod):
             DualLoRAError: a tensor is missing or has another shape.
         """
         ridge = part("ridge", state)
-        saved_tensor(ridge, "G", self.ridge.G.shape, f"projection={self.config.projection}: ridge.")
+        saved_tensor(ridge, "G", self.ridge.G.shape, f"projection={self.projection}: ridge.")
         P = saved_tensor(state, "P", (self.backbone.features, None))
         super().load_state(state | {"read.heads.sizes": self.rows.task_index()[:0]})
         self.ridge.load_state(ridge)

@@ -25,7 +25,7 @@ class Readout(nn.Module):
 
     Heads read the network's final feature, the first d of the D features; trained ones on more would only fit the
     training images better. Gaussians read all of them, with a covariance that all classes share ("gaussian"), or
-    also with what each class's own is beside it ("quadratic").
+    also with how each class's own departs from it ("quadratic").
     """
 
     def __init__(self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas") -> None:

@@ -39,7 +39,7 @@ class SLCA(Aligned):
 
     Trains: the whole backbone, the newest head; after the task, a copy of all heads. Frozen: earlier heads. Kept: the
     fine-tuned backbone (it counts as kept: it takes the place of the pre-trained one, which other methods share), per
-    class a mean and a covariance, the heads as trained and as aligned. One pass per image.
+    class a mean, a covariance and how it spreads, the heads as trained and as aligned. One pass per image.
 
     From the public code: SGD with momentum 0.9, rate 0.01 for heads and 1e-4 for the backbone, weight decay 5e-4 for
     both, no clipping of gradients; these are `recommended`. Not taken over: 20 to 50 epochs of batches of 128 with one

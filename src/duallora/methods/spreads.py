@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.gaussian import ClassGaussians
 
 WIDTH = 768  # k: features are projected to as many directions, so that a class's covariance stays of bounded size
 DIRECTIONS = 64  # q: kept per row; more told classes apart no better
-HELD = 2048  # features, at most, that the projection is chosen by; held until it is
+HELD = 2048  # of the first features: the projection is chosen by about so many, held until it is
 ROWS_AT_ONCE = 128  # rows whose quadratic forms are computed together: bounds the memory of a batch
 
 
 class ClassSpreads:
     """What a class's own covariance S_r is beside the shared one, Sigma.
 
-    Both in k directions, an orthonormal P (D, k): those in which the first features vary most within their classes.
+    Both in k directions, an orthonormal P (D, k): those in which the first features vary most within their classes. It
+    is chosen once, in the first task; from few images, much of it is random.
 
     With P^T Sigma P = L L^T as it is when the row's task ends, l_1 >= ... >= l_k the eigenvalues and u_i the
     eigenvectors of L^-1 S_r L^-T, the q first directions count one by one and the others by their mean rho_r, as in
@@ -34,14 +38,14 @@ class ClassSpreads:
     """
 
     def __init__(self, features: int, prior: float = 4.0) -> None:
-        """No rows yet, over `features` = D."""
-        self.prior = prior
+        """No rows yet, over `features` = D; Sigma weighs as much as `prior` k images of a class."""
+        self.features, self.prior = features, prior
         self.basis = torch.eye(features) if features <= WIDTH else None  # P, None until it is chosen
         k = min(features, WIDTH)
         self.factors = torch.zeros(0, min(DIRECTIONS, k - 1), k)  # C, (R, q, k) float32
         self.rest = torch.zeros(0)  # rho, (R,)
         self._held: list[tuple[Tensor, Tensor]] = []
-        self._sums = torch.zeros(0, k, k, dtype=torch.float64)  # of P^T x x^T P, for the rows not yet sealed
+        self.grow(0)
         self._solved: tuple[Tensor, ...] | None = None
 
     @property
@@ -51,7 +55,8 @@ class ClassSpreads:
 
     def grow(self, rows: int) -> None:
         """Make room for the rows of a new task."""
-        self._sums = torch.zeros(rows, self.width, self.width, dtype=torch.float64)
+        self._totals = torch.zeros(rows, self.width, dtype=torch.float64)  # of z = P^T x, for the rows not yet sealed
+        self._sums = torch.zeros(rows, self.width, self.width, dtype=torch.float64)  # of z z^T
 
     def update(self, features: Tensor, rows: Tensor) -> None:
         """Add features (b, D) that belong to the newest task's rows (b,), counted from 0."""
@@ -63,60 +68,64 @@ class ClassSpreads:
         if sum(len(rows) for _, rows in self._held) >= HELD:
             self._choose()
 
-    def _choose(self) -> Tensor:
+    def _choose(self) -> None:
         """P from the features held so far, which then count and are let go."""
         x, rows = (torch.cat(parts) for parts in zip(*self._held, strict=True))
-        self.basis = P = widest(x, rows, self.width)
-        self._held = []
-        self._add(x, rows, P)
-        return P
+        self.basis, self._held = widest(x, rows, self.width), []
+        self._add(x, rows, self.basis)
 
     def _add(self, x: Tensor, rows: Tensor, P: Tensor) -> None:
-        seen = (x @ P).double()
+        z = (x @ P).double()
+        self._totals.index_add_(0, rows, z)
         for row in rows.unique().tolist():
-            own = seen[rows == row]
+            own = z[rows == row]
             self._sums[row].addmm_(own.T, own)
 
     def seal(self, gaussians: ClassGaussians) -> None:
         """End of a task: from the sums of its rows, the last of `gaussians`, to their factors."""
-        first = len(gaussians) - len(self._sums)
-        P = self._choose() if self._held else self.basis
-        if P is None:  # no image at all
-            return
-        n, mu = gaussians.counts[first:, None, None], gaussians.means[first:] @ P.double()
-        self.extend((self._sums - n * mu.unsqueeze(2) * mu.unsqueeze(1)) / (n - 1).clamp_min(1), gaussians)
-        self._sums = self._sums[:0]
+        if self._held:
+            self._choose()
+        counts = gaussians.counts[len(gaussians) - len(self._sums) :]
+
+        def covariances() -> Iterator[Tensor]:  # one after another: each takes k^2 numbers
+            for n, total, outer in zip(counts, self._totals, self._sums, strict=True):
+                yield (outer - torch.outer(total, total) / n.clamp_min(1)) / (n - 1).clamp_min(1)
+
+        self.extend(covariances(), gaussians)
+        self.grow(0)
 
     def _shared(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor]:
         """P (D, k), float64, and L (k, k) with P^T Sigma P = L L^T."""
-        assert self.basis is not None
+        assert self.basis is not None, "a task without any image"
         P = self.basis.double()
         return P, torch.linalg.cholesky(P.T @ gaussians.covariance() @ P)
 
-    def extend(self, covariances: Tensor, gaussians: ClassGaussians) -> None:
-        """New rows by their own covariances S (r, k, k), float64."""
+    def extend(self, covariances: Iterable[Tensor], gaussians: ClassGaussians) -> None:
+        """New rows by their own covariances S (k, k), float64."""
         k, q = self.width, self.factors.shape[1]
         _, L = self._shared(gaussians)
+        factors, rest = [self.factors], [self.rest]
         for S in covariances:
             white = torch.linalg.solve_triangular(L, torch.linalg.solve_triangular(L, S, upper=False).T, upper=False)
             values, vectors = torch.linalg.eigh(white)  # ascending
             rho = values[: k - q].mean().clamp_min(0)
             C = (L @ vectors[:, k - q :] * (values[k - q :] - rho).clamp_min(0).sqrt()).T
-            self.factors = torch.cat([self.factors, C.float().unsqueeze(0)])
-            self.rest = torch.cat([self.rest, rho.float().reshape(1)])
-        self._solved = None
+            factors.append(C.float().unsqueeze(0))
+            rest.append(rho.float().reshape(1))
+        self.factors, self.rest, self._solved = torch.cat(factors), torch.cat(rest), None
 
     def _solve(self, gaussians: ClassGaussians) -> tuple[Tensor, ...]:
-        """P L^-T (D, k), A (R, q, k), L^-1 P^T mu (R, k), A times that (R, q), s (R,), level (R,); float32.
+        """P L^-T (D, k), o (D,), A (R, q, k), mu as z (R, k), A mu (R, q), s (R,), level (R,); float32.
 
-        In the coordinates z = L^-1 P^T x, Sigma is the identity and Sigma_r = s (I + Z Z^T) with s = (1 - w) + w rho
-        and Z = L^-1 C^T sqrt(w / s); by Woodbury's formula I - Sigma_r^-1 = (1 - 1 / s) I + A^T A. The level is
-        log(|Sigma_r| / |Sigma|) / 2.
+        In the coordinates z = L^-1 P^T (x - o), o the mean of all rows, Sigma is the identity and Sigma_r =
+        s (I + Z Z^T) with s = (1 - w) + w rho and Z = L^-1 C^T sqrt(w / s); by Woodbury's formula I - Sigma_r^-1 =
+        (1 - 1 / s) I + A^T A. The level is log(|Sigma_r| / |Sigma|) / 2.
         """
         if self._solved is None:
             P, L = self._shared(gaussians)
             into = torch.linalg.solve_triangular(L, P.T, upper=False).T  # (D, k)
-            mu = gaussians.means @ into
+            origin = gaussians.means.mean(0)
+            mu = (gaussians.means - origin) @ into
             freedom = (gaussians.counts - 1).clamp_min(0)
             w = freedom / (self.prior * self.width + freedom)
             s = 1 - w + w * self.rest.double()
@@ -129,7 +138,7 @@ class ClassSpreads:
                 level = M.diagonal(dim1=1, dim2=2).log().sum(1) + self.width / 2 * scale.log()
                 rows.append([t.float() for t in (A, (A @ at.unsqueeze(2)).squeeze(2), level)])
             A, offset, level = (torch.cat(part) for part in zip(*rows, strict=True))
-            self._solved = (into.float(), A, mu.float(), offset, s.float(), level)
+            self._solved = (into.float(), origin.float(), A, mu.float(), offset, s.float(), level)
         return self._solved
 
     def correction(self, features: Tensor, gaussians: ClassGaussians) -> Tensor:
@@ -137,10 +146,10 @@ class ClassSpreads:
         if self.basis is None:  # no image yet
             return features.new_zeros(len(features), len(gaussians))
         self._solved = tuple(t.to(features.device) for t in self._solve(gaussians))  # moved once, not for every batch
-        into, A, mu, offset, s, level = self._solved
+        into, origin, A, mu, offset, s, level = self._solved
         along = []
         with torch.autocast(features.device.type, enabled=False):
-            z = features.float() @ into
+            z = (features.float() - origin) @ into
             distance = z.square().sum(1, keepdim=True) - 2 * z @ mu.T + mu.square().sum(1)  # (b, R)
             for forms, at in zip(A.split(ROWS_AT_ONCE), offset.split(ROWS_AT_ONCE), strict=True):
                 away = F.linear(z, forms.flatten(0, 1), -at.flatten())  # (b, r q)
@@ -150,15 +159,22 @@ class ClassSpreads:
     def state(self) -> dict[str, Tensor]:
         """Factors, what the other directions come to, and, where features are projected, how."""
         state = {"factors": self.factors, "rest": self.rest}
-        if self.basis is not None and self.basis.shape[0] > self.basis.shape[1]:
+        if self.basis is not None and (self.features > WIDTH or self.width < self.features):
             state["basis"] = self.basis
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restore `state()`."""
-        self.factors, self.rest = state["factors"].clone(), state["rest"].clone()
-        self.basis = state["basis"].clone() if "basis" in state else self.basis
-        self._sums, self._held, self._solved = self._sums[:0], [], None
+        """Restore `state()`.
+
+        Raises:
+            DualLoRAError: a tensor is missing or has another shape.
+        """
+        self.factors = saved_tensor(state, "factors", (None, None, None), "spreads.").clone()
+        self.rest = saved_tensor(state, "rest", (len(self.factors),), "spreads.").clone()
+        if "basis" in state or (len(self.factors) and self.width != self.features):
+            self.basis = saved_tensor(state, "basis", (self.features, self.width), "spreads.").clone()
+        self._held, self._solved = [], None
+        self.grow(0)
 
 
 def widest(x: Tensor, rows: Tensor, k: int) -> Tensor:

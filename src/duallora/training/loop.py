@@ -225,7 +225,7 @@ def _optimizer(groups: list[Group], settings: TrainingSettings) -> torch.optim.O
 
 
 def _rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """Linear rise over the first `warmup` of the steps, then a half cosine to zero or the peak rate."""
+    """Linear rise over the first `warmup` of the steps, then a half cosine to zero, or the peak rate throughout."""
     rising = max(int(steps * settings.warmup), 1)
     if step < rising:
         return (step + 1) / rising

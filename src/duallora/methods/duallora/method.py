@@ -43,11 +43,11 @@ class DualLoRA(ReadingMethod):
 
     Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; A and
     B of the residual of the task's own class token (`ClassResiduals`), or Z and B of residuals in the maps; the newest
-    heads. Frozen: the backbone, earlier adapters and heads. Kept per task: factors, bases, heads; per class a mean, and
-    the covariance of its final feature; one covariance in all; no image. One pass per image.
+    heads. Frozen: the backbone, earlier adapters and heads. Kept per task: factors, bases, heads; per class a mean and
+    how it spreads (`ClassSpreads`); one covariance in all; no image. One pass per image.
 
-    The public sources give the idea, not every equation; what is chosen is, but for `readout.TRUST`, a field of
-    `DualLoRAConfig` each.
+    The public sources give the idea, not every equation; what is chosen is, but for the constants of `readout` and
+    `spreads`, a field of `DualLoRAConfig` each.
     """
 
     name: ClassVar[str] = "duallora"
@@ -160,7 +160,7 @@ class DualLoRA(ReadingMethod):
             if self.carry:
                 self.carry.after(features)
         if self.carry:
-            # Class covariances stay as they were measured: the fitted change tells where means go, not how they spread.
+            # Class spreads stay as they were measured: the fitted change tells where means go, not how they spread.
             self.read.gaussians.carry(first, *self.carry.solve())
             self.carry = None
         self.log.capacity = []
