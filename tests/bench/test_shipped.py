@@ -13,7 +13,8 @@ from duallora.bench.load import load_suite, shipped_suites
 from duallora.bench.suite import Suite
 from duallora.compat import import_timm
 from duallora.errors import DualLoRAError
-from duallora.methods.registry import list_methods
+from duallora.methods.registry import get_method, list_methods
+from duallora.training.settings import TrainingSettings
 
 SUITES = {name: load_suite(name)[1] for name in shipped_suites()}
 LITERATURE = [name for name, suite in SUITES.items() if suite.protocols]
@@ -42,6 +43,20 @@ def test_a_row_laid_over_the_shared_ones() -> None:
         with_included({"protocols": {"one": {"include": "nothing"}}}, "suite 'mine'")
     with pytest.raises(DualLoRAError, match="rows is"):
         with_included({"include": "standard", "rows": ["lora"]}, "suite 'mine'")
+
+
+def test_every_method_that_trains_is_searched_alike() -> None:
+    """Three learning rates each, what it recommends, a third and three times that, on the validation part."""
+    suite, rates = SUITES["search"], {}
+    for cell in make_grid("s", suite, Path("anywhere")).cells:
+        assert cell.config.stream.evaluate_on == "validation"
+        rates.setdefault(cell.config.method.name, []).append(cell.config.training.learning_rate)
+    standard = with_included({"include": "standard"}, "here")["rows"].values()
+    named = {row["method"]["name"] for row in standard} - {"ncm", "slda", "inflora+align"}  # no gradient; as inflora
+    assert set(rates) == named
+    for name, found in rates.items():
+        best = get_method(name).recommended.get("learning_rate", TrainingSettings().learning_rate)
+        assert found == pytest.approx([best / 3, best, 3 * best], rel=0.03)
 
 
 def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
