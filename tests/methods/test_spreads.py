@@ -118,6 +118,18 @@ def test_wide_features_are_projected(held: int, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(found, np.stack(columns, 1), rtol=1e-3, atol=2e-3)
 
 
+def test_lower_precision_moves_scores_little() -> None:
+    """bfloat16 has 8 bits; the scores of one image differ between classes by far more than it takes."""
+    x, y = data((60, 50, 70), d=40)
+    spreads, gaussians = taught(x + 100, y)
+    whole = spreads.correction(x + 100, gaussians)
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = spreads.correction(x + 100, gaussians)
+    assert lowered.dtype == torch.float32
+    assert 0 < (whole - lowered).abs().mean() < 0.02 * whole.std()
+    torch.testing.assert_close(spreads.correction(x + 100, gaussians), whole)  # and back
+
+
 def test_a_projection_is_kept_for_later_tasks_and_across_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duallora.methods.spreads.WIDTH", 3)
     x, y = data((20, 25, 30), d=6)

@@ -105,17 +105,17 @@ class Readout(nn.Module):
             readout: which.
             logits: (b, R) of heads to take in the place of our own.
         """
-        with torch.autocast(features.device.type, enabled=False):
-            if logits is None and readout in ("heads", "product"):
+        if logits is None and readout in ("heads", "product"):
+            with torch.autocast(features.device.type, enabled=False):
                 logits = self.heads(features.float())
-            if logits is not None and readout == "heads":
-                return logits
-            scores = self.gaussians.scores(features)
-            if readout != "gaussian":
-                scores = scores + self.spreads.correction(features, self.gaussians)
-            if logits is None or readout != "product":
-                return scores
-            return self.rows.within_tasks(logits.float()) + TRUST * torch.log_softmax(scores, 1)
+        if logits is not None and readout == "heads":
+            return logits
+        scores = self.gaussians.scores(features)
+        if readout != "gaussian":
+            scores = scores + self.spreads.correction(features, self.gaussians)
+        if logits is None or readout != "product":
+            return scores
+        return self.rows.within_tasks(logits.float()) + TRUST * torch.log_softmax(scores, 1)
 
     def distance(self, features: Tensor) -> Tensor | None:
         """(b,) distance to the nearest row's mean.

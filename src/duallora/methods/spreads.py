@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from duallora.lowrank.saved import saved_tensor
@@ -14,7 +13,7 @@ from duallora.methods.gaussian import ClassGaussians
 WIDTH = 768  # k: features are projected to as many directions, so that a class's covariance stays of bounded size
 DIRECTIONS = 64  # q: kept per row; more told classes apart no better
 HELD = 2048  # of the first features: the projection is chosen by about so many, held until it is
-ROWS_AT_ONCE = 128  # rows whose quadratic forms are computed together: bounds the memory of a batch
+ROWS_AT_ONCE = 128  # rows whose quadratic forms are solved for together
 
 
 class ClassSpreads:
@@ -47,6 +46,7 @@ class ClassSpreads:
         self._held: list[tuple[Tensor, Tensor]] = []
         self.grow(0)
         self._solved: tuple[Tensor, ...] | None = None
+        self._large: tuple[Tensor, Tensor] | None = None
 
     @property
     def width(self) -> int:
@@ -112,7 +112,8 @@ class ClassSpreads:
             C = (L @ vectors[:, k - q :] * (values[k - q :] - rho).clamp_min(0).sqrt()).T
             factors.append(C.float().unsqueeze(0))
             rest.append(rho.float().reshape(1))
-        self.factors, self.rest, self._solved = torch.cat(factors), torch.cat(rest), None
+        self.factors, self.rest = torch.cat(factors), torch.cat(rest)
+        self._solved = self._large = None
 
     def _solve(self, gaussians: ClassGaussians) -> tuple[Tensor, ...]:
         """P L^-T (D, k), o (D,), A (R, q, k), mu as z (R, k), A mu (R, q), s (R,), level (R,); float32.
@@ -141,20 +142,33 @@ class ClassSpreads:
             self._solved = (into.float(), origin.float(), A, mu.float(), offset, s.float(), level)
         return self._solved
 
+    def _maps(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """P L^-T (D, k) and A (R q, k) in the precision that products of matrices have now."""
+        assert self._solved is not None
+        lowered = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if lowered else torch.float32
+        if self._large is None or self._large[0].dtype != dtype or self._large[0].device != device:
+            self._large = self._solved[0].to(device, dtype), self._solved[2].flatten(0, 1).to(device, dtype)
+        return self._large
+
     def correction(self, features: Tensor, gaussians: ClassGaussians) -> Tensor:
-        """What the quadratic term adds to the scores: (b, D) -> (b, R)."""
+        """What the quadratic term adds to the scores: (b, D) -> (b, R).
+
+        Under autocast the two large maps run in its precision: coordinates z are of size 1 around the origin, and what
+        rounding leaves in sums of their squares is far less than what images of one class differ by.
+        """
         if self.basis is None:  # no image yet
             return features.new_zeros(len(features), len(gaussians))
         self._solved = tuple(t.to(features.device) for t in self._solve(gaussians))  # moved once, not for every batch
-        into, origin, A, mu, offset, s, level = self._solved
-        along = []
+        _, origin, A, mu, offset, s, level = self._solved
+        into, along = self._maps(features.device)
         with torch.autocast(features.device.type, enabled=False):
-            z = (features.float() - origin) @ into
+            z = (features.float() - origin).to(into.dtype) @ into
+            away = (z @ along.T).float().unflatten(1, A.shape[:2]) - offset  # (b, R, q)
+            z = z.float()
             distance = z.square().sum(1, keepdim=True) - 2 * z @ mu.T + mu.square().sum(1)  # (b, R)
-            for forms, at in zip(A.split(ROWS_AT_ONCE), offset.split(ROWS_AT_ONCE), strict=True):
-                away = F.linear(z, forms.flatten(0, 1), -at.flatten())  # (b, r q)
-                along.append(away.unflatten(1, at.shape).square().sum(2))
-            return 0.5 * ((1 - 1 / s) * distance + torch.cat(along, 1)) - level
+            change: Tensor = 0.5 * ((1 - 1 / s) * distance + away.square().sum(2)) - level
+            return change
 
     def state(self) -> dict[str, Tensor]:
         """Factors, what the other directions come to, and, where features are projected, how."""
@@ -173,7 +187,7 @@ class ClassSpreads:
         self.rest = saved_tensor(state, "rest", (len(self.factors),), "spreads.").clone()
         if "basis" in state or (len(self.factors) and self.width != self.features):
             self.basis = saved_tensor(state, "basis", (self.features, self.width), "spreads.").clone()
-        self._held, self._solved = [], None
+        self._held, self._solved, self._large = [], None, None
         self.grow(0)
 
 
