@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from duallora.methods.base import Method, TaskInfo
+from duallora.methods.covariances import ClassCovariances
+from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.spreads import ClassSpreads
 
 
 def heeds_ctrl_c() -> None:
@@ -52,3 +55,21 @@ def take_a_step(method: Method) -> None:
         method.loss(x, labels).backward()
         step.step()
         method.after_step()
+
+
+def features_of_classes(counts: tuple[int, ...], d: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features (n, d) of as many classes as counts, each of a mean and a covariance of its own, and their classes."""
+    g = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g) + 3 * r for r, n in enumerate(counts)]
+    return torch.cat(parts), torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+
+def feed(kept: ClassSpreads | ClassCovariances, x: Tensor, y: Tensor) -> ClassGaussians:
+    """One task of features (n, D) and rows (n,), batch by batch; the Gaussians that learned them too."""
+    gaussians = ClassGaussians(x.shape[1], 0.1)
+    for each in (kept, gaussians):
+        each.grow(int(y.max()) + 1)
+        for a, b in zip(x.split(7), y.split(7), strict=True):
+            each.update(a, b)
+    kept.seal(gaussians)
+    return gaussians

@@ -6,24 +6,13 @@ import numpy as np
 import torch
 
 from duallora.methods.covariances import ClassCovariances
-from duallora.methods.gaussian import ClassGaussians
-
-
-def data(counts: tuple[int, ...], d: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    parts = [torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g) + 3 * r for r, n in enumerate(counts)]
-    return torch.cat(parts), torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+from tests_support import features_of_classes as data
+from tests_support import feed
 
 
 def taught(x: torch.Tensor, y: torch.Tensor, dim: int) -> ClassCovariances:
-    covariances, gaussians = ClassCovariances(dim), ClassGaussians(x.shape[1], 0.1)
-    rows = int(y.max()) + 1
-    covariances.grow(rows)
-    gaussians.grow(rows)
-    for a, b in zip(x.split(7), y.split(7), strict=True):
-        covariances.update(a, b)
-        gaussians.update(a, b)
-    covariances.seal(gaussians)
+    covariances = ClassCovariances(dim)
+    feed(covariances, x, y)
     return covariances
 
 

@@ -15,24 +15,13 @@ from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.readout import Readout
 from duallora.methods.rows import Rows
 from duallora.methods.spreads import ClassSpreads, widest
-
-
-def data(counts: tuple[int, ...], d: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    parts = [torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g) + 3 * r for r, n in enumerate(counts)]
-    return torch.cat(parts), torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+from tests_support import features_of_classes as data
+from tests_support import feed
 
 
 def taught(x: torch.Tensor, y: torch.Tensor, prior: float = 4.0) -> tuple[ClassSpreads, ClassGaussians]:
-    spreads, gaussians = ClassSpreads(x.shape[1], prior), ClassGaussians(x.shape[1], 0.1)
-    rows = int(y.max()) + 1
-    spreads.grow(rows)
-    gaussians.grow(rows)
-    for a, b in zip(x.split(7), y.split(7), strict=True):
-        spreads.update(a, b)
-        gaussians.update(a, b)
-    spreads.seal(gaussians)
-    return spreads, gaussians
+    spreads = ClassSpreads(x.shape[1], prior)
+    return spreads, feed(spreads, x, y)
 
 
 def learned(tasks: list[tuple[int, ...]], x: torch.Tensor, y: torch.Tensor, dim: int) -> Readout:

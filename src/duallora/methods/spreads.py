@@ -160,11 +160,11 @@ class ClassSpreads:
         if self.basis is None:  # no image yet
             return features.new_zeros(len(features), len(gaussians))
         self._solved = tuple(t.to(features.device) for t in self._solve(gaussians))  # moved once, not for every batch
-        _, origin, A, mu, offset, s, level = self._solved
+        _, origin, _, mu, offset, s, level = self._solved
         into, along = self._maps(features.device)
         with torch.autocast(features.device.type, enabled=False):
             z = (features.float() - origin).to(into.dtype) @ into
-            away = (z @ along.T).float().unflatten(1, A.shape[:2]) - offset  # (b, R, q)
+            away = (z @ along.T).float().unflatten(1, offset.shape) - offset  # (b, R, q)
             z = z.float()
             distance = z.square().sum(1, keepdim=True) - 2 * z @ mu.T + mu.square().sum(1)  # (b, R)
             change: Tensor = 0.5 * ((1 - 1 / s) * distance + away.square().sum(2)) - level
