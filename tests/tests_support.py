@@ -32,8 +32,8 @@ def learn(
     training: Callable[[Method], object] = lambda m: None,
     members: tuple[tuple[int, ...], ...] = (),
 ) -> None:
-    """begin_task, `training`, end_task, on images whose labels go round the classes."""
-    held = tuple(dict.fromkeys(c for m in members for c in m)) if method.cumulative and members else classes
+    """begin_task, `training`, end_task, on images whose labels go round the classes (of all tasks, if cumulative)."""
+    held = range(sum(map(len, members))) if method.cumulative and members else classes
     labels = torch.tensor([held[i % len(held)] for i in range(len(images))])
     batches = [(images[i : i + 5], labels[i : i + 5]) for i in range(0, len(images), 5)]
     method.begin_task(infos(index, classes, len(images), members), batches)

@@ -144,10 +144,12 @@ class Learner:
 
     def learn_jointly(self, sets: Sequence[ImageSet], *, name: str, progress: bool = True) -> LearnReport:
         """For cumulative methods: learn from the images of all tasks so far, the newest last."""
-        for images in sets:
-            self._index(images.classes)
         members = tuple(tuple(self._index(images.classes)) for images in sets)
-        return self._learn(ImageSet.concat(sets), name, members, progress, shown=sets[-1])
+        apart = [
+            ImageSet(tuple(f"{t}: {c}" for c in images.classes), images.labels, images.items, images.skipped)
+            for t, images in enumerate(sets)
+        ]
+        return self._learn(ImageSet.concat(apart), name, members, progress, shown=sets[-1])
 
     def _learn(
         self,
@@ -161,7 +163,9 @@ class Learner:
         if not len(images):
             raise DualLoRAError("there are no images to learn from; give at least one")
         before = len(self.classes)
-        index = self._index(images.classes)
+        told = shown or images
+        index = self._index(told.classes)
+        labels = range(len(images.classes)) if members else index
         number = len(self.tasks)
         info = TaskInfo(number, tuple(index), len(images), members)
         try:
@@ -169,7 +173,7 @@ class Learner:
                 self.method,
                 info,
                 images,
-                torch.tensor(index),
+                torch.tensor(labels),
                 self.backbone.preprocessing,
                 self.training,
                 self._accelerator,
@@ -182,7 +186,6 @@ class Learner:
             self._unfinished = name
             raise
         self.trained = timing.parameters
-        told = shown or images
         self.tasks.append({"name": name, "classes": list(told.classes), "images": len(told)})
         return LearnReport(
             task=name,

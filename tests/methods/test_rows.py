@@ -25,11 +25,10 @@ def test_rows_that_may_answer_when_the_task_is_known() -> None:
     assert table().task_scores(torch.tensor([[1.0, 2.0, 3.0, 5.0, 4.0]])).tolist() == [[2.0, 3.0, 5.0]]
 
 
-def test_shared_rows_belong_to_every_task_that_has_their_class() -> None:
-    rows = Rows()
-    rows.share(((0, 1), (2,), (1, 3)))
-    assert rows.classes == [0, 1, 2, 3]
-    assert rows.of_task(2).tolist() == [False, True, False, True]
+def test_cleared_rows_are_as_new() -> None:
+    rows = table()
+    rows.clear()
+    assert (len(rows), rows.members, rows.class_count) == (0, [], 0)
 
 
 def test_state_round_trip() -> None:

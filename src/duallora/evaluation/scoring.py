@@ -20,8 +20,7 @@ class StepScores:
         accuracy: per task, share of its test images answered rightly among all classes so far; None without any. One
             more than tasks were learned where the next one was tried ahead.
         task_il: the same with the true task given.
-        task_id: share of all test images whose task is predicted rightly; None with one task, or where all tasks share
-            all rows.
+        task_id: share of all test images whose task is predicted rightly; None with one task.
         calibration: expected calibration error of the class probabilities; None without any image.
     """
 
@@ -69,7 +68,7 @@ def score_step(
                 parts[readout].append(torch.stack([f.float() for f in facts]).cpu())
         for readout in readouts:
             gathered[readout].append(list(torch.cat([torch.zeros(4, 0), *parts[readout]], 1)))
-    found = {readout: _summary(tasks, method.rows.tells_tasks) for readout, tasks in gathered.items()}
+    found = {readout: _summary(tasks) for readout, tasks in gathered.items()}
     for readout, share in (_tried(method, ahead, readouts) if ahead is not None else {}).items():
         found[readout].accuracy.append(share)
     return found
@@ -88,13 +87,13 @@ def _tried(
     return {readout: _share(torch.cat(found)) for readout, found in right.items()}
 
 
-def _summary(tasks: list[list[Tensor]], tells_tasks: bool) -> StepScores:
+def _summary(tasks: list[list[Tensor]]) -> StepScores:
     """From (right, right with task given, task right, confidence) of each task's images."""
     right, confidence = (torch.cat([t[i] for t in tasks]) for i in (0, 3))
     return StepScores(
         accuracy=[_share(t[0]) for t in tasks],
         task_il=[_share(t[1]) for t in tasks],
-        task_id=_share(torch.cat([t[2] for t in tasks])) if len(tasks) > 1 and tells_tasks else None,
+        task_id=_share(torch.cat([t[2] for t in tasks])) if len(tasks) > 1 else None,
         calibration=expected_calibration_error(confidence, right) if len(right) else None,
     )
 

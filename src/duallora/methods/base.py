@@ -57,7 +57,8 @@ class TaskInfo:
         index: 0, 1, ... in order of arrival.
         classes: indices into the learner's list of classes; some may have been seen in an earlier task.
         images: number of training images.
-        members: for a cumulative method, the classes of each task so far, this one included.
+        members: for a cumulative method, the classes of each task so far, this one included; the labels of its batches
+            count through them, so that a class has one in each task that holds it.
     """
 
     index: int

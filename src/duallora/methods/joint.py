@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from duallora.methods.base import Batches, Cost, MethodConfig, TaskInfo
-from duallora.methods.lora import LoRA, LoRAConfig
+from duallora.methods.base import BackboneLike, Batches, Cost, MethodConfig, TaskInfo
+from duallora.methods.lora import AdapterConfig, LoRA, LoRAConfig
 from duallora.methods.readout import Readout
 
 
@@ -20,6 +20,7 @@ class Joint(LoRA):
     """One LoRA adapter and one head trained on the images of all tasks at once, afresh at every task.
 
     It keeps every image, so it is only a yardstick: what the same adapter could reach if nothing were ever thrown away.
+    Like every method it has a row per class and task: of a class in several domains it tells the domains apart, too.
     """
 
     name: ClassVar[str] = "joint"
@@ -27,14 +28,25 @@ class Joint(LoRA):
     cumulative: ClassVar[bool] = True
     images = 0  # of all tasks so far
 
+    def __init__(self, backbone: BackboneLike, config: AdapterConfig) -> None:
+        """As `lora`, with one head over all rows."""
+        super().__init__(backbone, config)
+        self.read = self._readout()
+
+    def _readout(self) -> Readout:
+        """An empty one, for a head whose rows train together."""
+        return Readout(self.backbone.dim, self.backbone.features, self.rows, self.config.shrinkage, heads_apart=False)
+
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """Start over with one head over the classes of all tasks so far."""
         self.images = task.images
         self.restart()
-        self.rows.share(task.members or (task.classes,))
+        self.rows.clear()
+        for number, classes in enumerate(task.members or (task.classes,)):
+            self.rows.add(number, classes)
         device = next(self.parameters()).device
-        self.read = Readout(self.backbone.dim, self.backbone.features, self.rows, self.config.shrinkage)
-        self.read.begin(tuple(self.rows.classes))
+        self.read = self._readout()
+        self.read.begin(tuple(range(len(self.rows))))  # the labels of all tasks at once are rows
         self.read.to(device)
         self._look_ahead(batches)
 

@@ -28,9 +28,15 @@ class Readout(nn.Module):
     also with how each class's own departs from it ("quadratic").
     """
 
-    def __init__(self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas") -> None:
-        """Over `features` = D, of which the first `dim` = d are the network's own, answering for `rows`."""
+    def __init__(
+        self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas", heads_apart: bool = True
+    ) -> None:
+        """Over `features` = D, of which the first `dim` = d are the network's own, answering for `rows`.
+
+        `heads_apart`: each task's head was trained by itself, so that its logits say nothing about the task.
+        """
         super().__init__()
+        self.heads_apart = heads_apart
         self.heads = Heads(dim)
         self.gaussians = ClassGaussians(features, shrinkage)
         self.spreads = ClassSpreads(features)
@@ -98,7 +104,7 @@ class Readout(nn.Module):
         """(b, D) -> (b, R) by "heads", "gaussian", "quadratic" or "product".
 
         "product" is log P_h(class | task) + TRUST log P_g(class): the heads tell the classes of a task apart, the
-        Gaussians ("quadratic") also the tasks.
+        Gaussians ("quadratic") also the tasks. A head over all rows has log P_h(class) in the place of the first.
 
         Args:
             features: (b, D).
@@ -115,7 +121,9 @@ class Readout(nn.Module):
             scores = scores + self.spreads.correction(features, self.gaussians)
         if logits is None or readout != "product":
             return scores
-        return self.rows.within_tasks(logits.float()) + TRUST * torch.log_softmax(scores, 1)
+        logits = logits.float()
+        certain = self.rows.within_tasks(logits) if self.heads_apart else torch.log_softmax(logits, 1)
+        return certain + TRUST * torch.log_softmax(scores, 1)
 
     def distance(self, features: Tensor) -> Tensor | None:
         """(b,) distance to the nearest row's mean.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SHARED = -1  # the task of a row that belongs to every task holding its class (joint training)
-
 
 class Rows:
     """The table of output rows: row j is class `classes[j]` as learned in task `tasks[j]`.
@@ -35,11 +33,9 @@ class Rows:
         self.classes += classes
         self.members.append(tuple(classes))
 
-    def share(self, members: tuple[tuple[int, ...], ...]) -> None:
-        """Replace the table: one row per class of any task."""
-        self.members = list(members)
-        self.classes = list(dict.fromkeys(c for m in members for c in m))
-        self.tasks = [SHARED] * len(self.classes)
+    def clear(self) -> None:
+        """Forget all rows."""
+        self.tasks, self.classes, self.members = [], [], []
 
     @property
     def class_count(self) -> int:
@@ -54,13 +50,7 @@ class Rows:
 
     def of_task(self, task: int) -> Tensor:
         """Mask (R,) of the rows that may answer when the task is known."""
-        held = set(self.members[task])
-        return torch.tensor([t in (task, SHARED) and c in held for t, c in zip(self.tasks, self.classes, strict=True)])
-
-    @property
-    def tells_tasks(self) -> bool:
-        """Whether some tasks have different rows, so that the best row says something about the task."""
-        return len({tuple(self.of_task(t).tolist()) for t in range(len(self.members))}) > 1
+        return torch.tensor([t == task for t in self.tasks])
 
     def within_tasks(self, logits: Tensor) -> Tensor:
         """Logits (b, R) of heads that were trained apart as log P(class | task) of each row.
@@ -73,8 +63,8 @@ class Rows:
         if not len(self):
             return logits
         # All tasks at once, not one after another: this is asked for every batch, and tasks become many.
-        owner = self.task_index(logits.device) - SHARED
-        index, groups = owner.expand(len(logits), -1), int(max(self.tasks)) - SHARED + 1
+        owner = self.task_index(logits.device)
+        index, groups = owner.expand(len(logits), -1), len(self.members)
         top = logits.new_full((len(logits), groups), -torch.inf).scatter_reduce(1, index, logits.detach(), "amax")
         away = logits - top[:, owner]
         return away - away.new_zeros(top.shape).scatter_add(1, index, away.exp()).log()[:, owner]
