@@ -78,10 +78,16 @@ def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LITERATURE)
 def test_protocols_state_where_figures_are_from(name: str) -> None:
-    for protocol in SUITES[name].protocols.values():
+    for told, protocol in SUITES[name].protocols.items():
         for figure in protocol.figures.values():
-            assert figure.a_last and figure.a_avg and figure.a_avg > figure.a_last > 0
-            assert re.search(r"CVPR|ICLR|arXiv|logs/|commit", figure.source)
+            assert figure.a_last
+            if told == "second-hand":  # kept apart: of these nothing but a note was read
+                assert "quoted from a note" in figure.source
+                assert protocol.split == protocol.metric == "unknown"
+            else:
+                assert figure.a_avg
+                assert re.search(r"CVPR|ICLR|arXiv|logs/|commit", figure.source)
+            assert figure.a_avg is None or figure.a_avg > figure.a_last > 0
 
 
 def test_some_published_figures() -> None:
@@ -92,6 +98,8 @@ def test_some_published_figures() -> None:
     assert figures("domainnet-5", "sd-lora", "codaprompt") == (70.58, None, 76.68, None)
     assert figures("cub-10", "c-lora", "clora") == (90.16, 0.15, 93.87, 0.53)
     assert figures("cars-10", "c-lora", "clora") == (72.07, 1.12, 80.42, 0.81)
+    assert figures("imagenet-r-10", "second-hand", "coso") == (80.72, None, 85.67, None)
+    assert figures("imagenet-r-20", "second-hand", "inflora, run by others") == (71.46, 0.95, 78.32, None)
 
 
 def figures(suite: str, protocol: str, method: str) -> tuple[float | None, ...]:
