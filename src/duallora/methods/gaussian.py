@@ -33,7 +33,7 @@ class ClassGaussians:
         self.counts = torch.zeros(0, dtype=torch.float64)
         self.sums = torch.zeros(0, dim, dtype=torch.float64)
         self.outer = torch.zeros(dim, dim, dtype=torch.float64)  # sum of x x^T; its lower triangle is what counts
-        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
+        self._solved: tuple[Tensor, Tensor, Tensor, float] | None = None
 
     def __len__(self) -> int:
         """Number of rows R."""
@@ -61,46 +61,53 @@ class ClassGaussians:
     def scatter(self) -> Tensor:
         """Pooled within-row scatter (d, d): sum over images of (x - mu)(x - mu)^T."""
         # A product is symmetric but for rounding, and only one triangle is saved: both are made of it.
-        outer = self.outer.tril() + self.outer.tril(-1).T
-        return outer - (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
+        outer = self.outer.tril()
+        outer += self.outer.tril(-1).T
+        return outer.addmm_(self.sums.T * self.counts.clamp_min(1).reciprocal(), self.sums, alpha=-1)
 
     def _unshrunk(self) -> Tensor:
         """The pooled covariance as it was measured."""
         return self.scatter() / (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
 
-    def _alpha(self) -> float:
+    def _alpha(self, sigma: Tensor) -> float:
         """Share of tr(Sigma)/d I that is mixed into Sigma."""
         if self.shrinkage != "oas":
             return float(self.shrinkage)
-        sigma, d = self._unshrunk(), self.dim
+        d = self.dim
         freedom = (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
         square, trace = sigma.square().sum(), sigma.trace()
         top = (1 - 2 / d) * square + trace**2
         bottom = (freedom + 1 - 2 / d) * (square - trace**2 / d)
         return float((top / bottom.clamp_min(1e-30)).clamp(1e-4, 1))
 
-    def covariance(self) -> Tensor:
-        """Sigma (d, d), regularised."""
+    def _regularised(self) -> tuple[Tensor, float]:
+        """Sigma (d, d) and alpha; together, for in thousands of dimensions every look at Sigma takes its time."""
         sigma, d = self._unshrunk(), self.dim
-        spread = sigma.trace() / d
+        alpha, spread = self._alpha(sigma), sigma.trace() / d
         scale = self.means.square().mean().clamp_min(1e-6)
         if spread <= 1e-9 * scale:  # one image per row, or copies of one: what is left is rounding, not a spread
-            return torch.eye(d, dtype=torch.float64) * scale
-        alpha = self._alpha()
-        return (1 - alpha) * sigma + alpha * spread * torch.eye(d, dtype=torch.float64)
+            return torch.eye(d, dtype=torch.float64) * scale, alpha
+        sigma *= 1 - alpha
+        sigma.diagonal().add_(alpha * spread)
+        return sigma, alpha
 
-    def _solve(self) -> tuple[Tensor, Tensor, Tensor]:
+    def covariance(self) -> Tensor:
+        """Sigma (d, d), regularised."""
+        return self._regularised()[0]
+
+    def _solve(self) -> tuple[Tensor, Tensor, Tensor, float]:
         if self._solved is None:
-            precision = torch.cholesky_inverse(torch.linalg.cholesky(self.covariance()))
+            sigma, alpha = self._regularised()
+            precision = torch.cholesky_inverse(torch.linalg.cholesky(sigma))
             weight = self.means @ precision
             bias = -0.5 * (weight * self.means).sum(1)
             bias[self.counts == 0] = -torch.inf
-            self._solved = (weight.float(), bias.float(), precision.float())
+            self._solved = (weight.float(), bias.float(), precision.float(), alpha)
         return self._solved
 
     def linear(self) -> tuple[Tensor, Tensor]:
         """The scores as a linear map: weight (R, d), bias (R,)."""
-        weight, bias, _ = self._solve()
+        weight, bias, *_ = self._solve()
         return weight, bias
 
     def scores(self, features: Tensor) -> Tensor:
@@ -133,7 +140,7 @@ class ClassGaussians:
         leverage = counts / (counts - 1).clamp_min(1)
         freedom = (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
         q = self.distances(features, rows).cpu().double().square() * self.dim
-        left = (1 - (1 - self._alpha()) * leverage / freedom * q).clamp_min(1e-3)
+        left = (1 - (1 - self._solve()[3]) * leverage / freedom * q).clamp_min(1e-3)
         return (leverage.square() * q / left / self.dim).sqrt().float().to(features.device)
 
     def carry(self, first: int, weight: Tensor, offset: Tensor) -> None:
