@@ -5,7 +5,7 @@
 
 A page says where a table goes by a line `<!-- table: NAME -->`, or `<!-- table: NAME brief -->` for one with fewer
 lines and columns; what stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a
-folder of runs, or of NAME.json, as drift.py and speed.py write it.
+folder of runs, or of NAME.json, as drift.py and speed.py write it; NAME `suites` is the list of those that are shipped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from duallora.bench.load import load_suite, shipped_suites
 from duallora.bench.table import folder_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,10 +56,22 @@ def drift(figures: dict[str, Any]) -> str:
 FILES: dict[str, Callable[[dict[str, Any]], str]] = {"speed": speed, "drift-digits": drift}
 
 
+def suites() -> str:
+    """The suites that come with the package."""
+    rows = ["| suite | what | rows x orders | protocols |", "|---|---|---|---|"]
+    for name in shipped_suites():
+        _, suite = load_suite(name)
+        size = f"{len(suite.rows)} x {len(suite.orders)}"
+        rows.append(f"| `{name}` | {suite.title} | {size} | {', '.join(f'`{p}`' for p in suite.protocols)} |")
+    return "\n".join(rows)
+
+
 def filled(text: str, results: Path) -> str:
     """The page with every table renewed; a table whose results are missing is left as it is."""
 
     def table(block: re.Match[str]) -> str:
+        if block["name"] == "suites":
+            return f"{block[1]}\n{suites()}\n\n{block[4]}"
         held = results / block["name"]
         if (file := held.with_suffix(".json")).is_file():
             return f"{block[1]}\n{FILES[block['name']](json.loads(file.read_text()))}\n\n{block[4]}"

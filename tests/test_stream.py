@@ -153,6 +153,17 @@ def test_is_a_sequence() -> None:
         stream[3]
 
 
+def test_the_first_tasks_are_a_stream() -> None:
+    whole = TaskStream.class_incremental(make(7), 3, seed=2)
+    part = whole.first(2)
+    assert list(part) == list(whole[:2]) and part.class_order == whole.class_order[:6]
+    assert len(whole.first(9)) == 3
+    domains = TaskStream.domain_incremental({"one": make(3), "two": make(3)}).first(1)
+    assert (domains.class_order, domains.scenario) == (("c0", "c1", "c2"), "domain-incremental")
+    with pytest.raises(DualLoRAError, match="number of tasks is 0"):
+        whole.first(0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

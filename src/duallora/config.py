@@ -38,6 +38,7 @@ class StreamConfig(Closed):
         description="classes per task: a number, one number per task, or 'source': as the source groups its classes "
         "(alphabets of omniglot, data sets of five-datasets)",
     )
+    max_tasks: int | None = Field(None, ge=1, description="end the stream after so many tasks; all by default")
     order: list[str] | None = Field(
         None, description="order by name of the classes (of the groups, of the domains); else `order_seed` draws it"
     )

@@ -71,6 +71,23 @@ class TaskStream(Sequence[Task]):
         """One task, or several by a slice."""
         return self._tasks[index]
 
+    def first(self, tasks: int) -> TaskStream:
+        """The stream that ends after so many tasks; the whole one, if it has no more.
+
+        Raises:
+            DualLoRAError: not even one.
+
+        >>> from duallora.data import open_source
+        >>> TaskStream.class_incremental(open_source("digits"), 2).first(3).class_order
+        ('0', '1', '2', '3', '4', '5')
+        """
+        if tasks < 1:
+            raise DualLoRAError(f"the number of tasks is {tasks}, expected 1 or more")
+        kept = self._tasks[:tasks]
+        held = {name for task in kept for name in task.classes}
+        order = [name for name in self.class_order if name in held]
+        return TaskStream(kept, order, self.scenario, self.skipped)
+
     def __repr__(self) -> str:
         """The scenario and the sizes."""
         sizes = ", ".join(str(len(task.classes)) for task in self)

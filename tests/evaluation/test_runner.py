@@ -193,3 +193,7 @@ def test_streams_that_sources_group(tmp_path: Path, write_image: Callable[[Path]
             write_image(tmp_path / "omniglot" / name / f"{i}.png")
     stream = runner.build_stream(StreamConfig(source="omniglot", increment="source", root=str(tmp_path), order_seed=1))
     assert sorted((t.name, len(t.classes)) for t in stream) == [("Greek", 2), ("Latin", 1)]
+    (first,) = runner.build_stream(
+        StreamConfig(source="omniglot", increment="source", root=str(tmp_path), order_seed=1, max_tasks=1)
+    )
+    assert first.name == stream[0].name

@@ -32,6 +32,11 @@ def build_stream(config: StreamConfig) -> TaskStream:
     Raises:
         DualLoRAError: the source cannot be read, or the classes do not fit the increments.
     """
+    whole = _whole_stream(config)
+    return whole if config.max_tasks is None else whole.first(config.max_tasks)
+
+
+def _whole_stream(config: StreamConfig) -> TaskStream:
     if config.scenario == "domain-incremental":
         domains = open_domains(config.source, root=config.root, held_out=config.held_out)
         names = ordered(tuple(domains), config.order, config.order_seed, config.order_shuffle, "domain")
