@@ -18,18 +18,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from duallora.backbone import load_backbone
 from duallora.methods import TaskInfo, get_method
 from duallora.methods.base import Method
-from duallora.training.device import accelerator, choose_device
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
+from duallora.training.device import Session, choose_device
 
 TASK_IMAGES = 2048  # of a task whose statistics are timed; what does not grow with them weighs less in larger tasks
 
@@ -77,7 +72,7 @@ def learned(tasks: int, device: torch.device) -> Method:
 
 
 def statistics_share(
-    method: Method, images: torch.Tensor, step_of: Callable[[], Callable[[torch.Tensor], None]], accelerate: Accelerator
+    method: Method, images: torch.Tensor, step_of: Callable[[], Callable[[torch.Tensor], None]], session: Session
 ) -> float:
     """Time of a whole `end_task` over that of 20 epochs on the same images; the median of three tasks.
 
@@ -89,11 +84,11 @@ def statistics_share(
         first = method.rows.class_count
         labels = torch.arange(len(images), device=images.device) % 2 + first
         batches = [(images, labels)] * (TASK_IMAGES // len(images))
-        with torch.no_grad(), accelerate.autocast():
+        with torch.no_grad(), session.autocast():
             method.begin_task(TaskInfo(task, (first, first + 1), TASK_IMAGES), batches)
         step = partial(step_of(), labels)
         training = statistics.median(seconds(step) for _ in range(6)) * 20 * len(batches)
-        with torch.no_grad(), accelerate.autocast():
+        with torch.no_grad(), session.autocast():
             shares.append(seconds(partial(method.end_task, batches)) / training)
     return statistics.median(shares)
 
@@ -107,8 +102,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = choose_device("auto")
-    accelerate = accelerator("auto", device)
-    figures: dict[str, object] = {"device": str(device), "precision": accelerate.mixed_precision, "tasks": args.tasks}
+    session = Session.of("auto", device)
+    figures: dict[str, object] = {
+        "device": str(device),
+        "precision": "bf16" if session.bfloat16 else "no",
+        "tasks": args.tasks,
+    }
     method = learned(args.tasks, device)
     size = method.backbone.preprocessing.size
     images = torch.randn(args.batch, 3, size, size, device=device)
@@ -117,7 +116,7 @@ def main() -> None:
 
     @torch.no_grad()
     def infer(network: Callable[[torch.Tensor], object]) -> None:
-        with accelerate.autocast():
+        with session.autocast():
             network(images)
 
     figures["inference_vs_timm"] = ratio(lambda: infer(method), lambda: infer(plain), args.rounds)
@@ -130,7 +129,7 @@ def main() -> None:
 
         def step() -> None:
             optimizer.zero_grad()
-            with accelerate.autocast():
+            with session.autocast():
                 value = loss()
             value.backward()
             optimizer.step()
@@ -164,7 +163,7 @@ def main() -> None:
         step = step_of(method.trainable(), lambda: method.loss(images, now))
         return lambda y: (now.copy_(y), step())[1]
 
-    figures["statistics_share_of_20_epochs"] = statistics_share(method, images, fresh_step, accelerate)
+    figures["statistics_share_of_20_epochs"] = statistics_share(method, images, fresh_step, session)
     text = json.dumps(figures, indent=2)
     print(text)
     if args.json:

@@ -207,6 +207,12 @@ def test_parent_that_is_a_file(tmp_path: Path) -> None:
         save_artefact(tmp_path / "f" / "zoo", small(), {})
 
 
+def test_a_mounted_disk_is_told_before_anything_is_learned(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == model.resolve())
+    with pytest.raises(DualLoRAError, match="a disk is mounted there; give a folder in it"):
+        artefact.check_target(model, overwrite=True)
+
+
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

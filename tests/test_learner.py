@@ -199,3 +199,77 @@ def test_a_model_of_format_2_keeps_its_class_covariances(
     loaded.save(tmp_path / "renewed")
     assert "read.covariances.packed" not in load_file(tmp_path / "renewed" / artefact.TENSORS)
     assert Learner.load(tmp_path / "renewed").method.read.spreads.factors.shape == (6, d - 1, d)
+
+
+def test_one_image_in_whatever_form_is_one_image(images: Callable[..., ImageSet], tmp_path: Path) -> None:
+    learner = Learner.create(method="ncm")
+    learner.learn(images(2, 6), progress=False)
+    tensor = images(2, 6).image(0)
+    array = tensor.permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / "one.png")
+    forms = [array, tensor, Image.fromarray(array), tmp_path / "one.png", str(tmp_path / "one.png")]
+    (expected,) = learner.predict([array])
+    for one in forms:
+        for given in (one, [one]):
+            (answer,) = learner.predict(given)
+            assert answer.top == expected.top, type(one)
+    assert len(learner.predict(np.stack([array, array]))) == 2
+    assert learner.predict([]) == []
+
+
+def test_what_cannot_be_asked(images: Callable[..., ImageSet]) -> None:
+    learner = Learner.create(method="ncm")
+    x, y = np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]
+    learner.learn([x, y], progress=False)
+    for options, said in (({"top": 0}, "top is 0, expected 1"), ({"batch_size": -1}, "batch_size is -1")):
+        with pytest.raises(DualLoRAError, match=said):
+            learner.predict(x, **options)
+    with pytest.raises(DualLoRAError, match="int is no source of images"):
+        learner.learn(3)
+    with pytest.raises(DualLoRAError, match="no images to evaluate"):
+        learner.evaluate(images(2, 4).subset([]))
+    with pytest.raises(DualLoRAError, match="<int>: is no image"):
+        learner.predict([3])
+
+
+def test_a_model_that_another_has_saved_meanwhile_is_not_undone(
+    tmp_path: Path, images: Callable[..., ImageSet]
+) -> None:
+    first = Learner.create(method="ncm")
+    first.learn(images(2, 4), progress=False)
+    first.save(tmp_path / "zoo")
+    ours, theirs = Learner.load(tmp_path / "zoo"), Learner.load(tmp_path / "zoo")
+    theirs.learn(images(1, 4, names="their "), progress=False)
+    theirs.save(tmp_path / "zoo", overwrite=True)
+    theirs.save(tmp_path / "zoo", overwrite=True)  # one's own last save is no stranger's
+    ours.learn(images(1, 4, names="our "), progress=False)
+    with pytest.raises(DualLoRAError, match="saved by somebody else since"):
+        ours.save(tmp_path / "zoo", overwrite=True)
+    ours.save(tmp_path / "other")
+    assert Learner.load(tmp_path / "zoo").classes[-1] == "their 0"
+
+
+def test_the_home_folder_may_be_written_short(
+    tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learner = Learner.create(method="ncm")
+    learner.learn(images(2, 4), progress=False)
+    assert learner.save("~/zoo") == tmp_path / "zoo"
+    assert Learner.load("~/zoo").classes == learner.classes
+
+
+def test_weights_are_found_from_anywhere(
+    tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").write_bytes(b"")  # the backbone of this file's learners does not read it
+    learner = Learner.create(method="ncm", weights="w.safetensors")
+    learner.learn(images(2, 4), progress=False)
+    learner.save("zoo")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Learner.load("../zoo").origin["weights"] == str(tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").unlink()
+    with pytest.raises(DualLoRAError, match="not there any more; give the file: weights=FILE, in a shell --weights"):
+        Learner.load("../zoo")

@@ -265,6 +265,10 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
         return
     if not folder.is_dir():
         raise DualLoRAError(f"cannot save to '{folder}': it is a file; choose another name")
+    if folder.is_mount():  # it could not be replaced as a whole
+        raise DualLoRAError(
+            f"cannot save to '{folder}': a disk is mounted there; give a folder in it: '{folder}/model'"
+        )
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,20 +10,22 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from duallora.answers import Evaluation, LearnReport, Prediction, SkippedImage
-from duallora.artefact import load_artefact, save_artefact
+from duallora.artefact import load_artefact, read_manifest, save_artefact
 from duallora.backbone import Backbone, load_backbone
 from duallora.config import ModelConfig, RunConfig, for_method
 from duallora.data import ImageSet, from_arrays, scan_classes
 from duallora.data.batches import Batches
-from duallora.data.images import decode
+from duallora.data.images import Source as Image
+from duallora.data.images import decode, listed
 from duallora.errors import DualLoRAError
 from duallora.methods import Method, TaskInfo, get_method
 from duallora.settings import validated
-from duallora.training.device import accelerator, choose_device
+from duallora.training.device import Session, choose_device
 from duallora.training.loop import OnDevice, learn_task
 from duallora.training.settings import TrainingSettings
 
 Source = str | Path | ImageSet | tuple[Any, Any]
+WEIGHTS = "give the file: weights=FILE, in a shell --weights FILE, to learn on --set backbone.weights=FILE"
 TASK_SEED = 10_007  # tasks of one learner draw from streams this far apart
 
 
@@ -53,7 +55,8 @@ class Learner:
         self.tasks: list[dict[str, Any]] = []  # name, classes, images
         self.trained = 0  # parameters that the last task trained
         self._unfinished: str | None = None  # a task that broke off half-way
-        self._accelerator = accelerator(training.precision, self.device)
+        self._home: tuple[Path, str] | None = None  # the folder that it was loaded from or saved to, as it was then
+        self._session = Session.of(training.precision, self.device)
 
     @classmethod
     def create(
@@ -94,8 +97,8 @@ class Learner:
         loaded = load_backbone(backbone, weights=weights, pretrained=pretrained, image_size=image_size, levels=levels)
         torch.manual_seed(seed)
         origin = {
-            "name": backbone,
-            "weights": None if weights is None else str(weights),
+            "name": loaded.name,  # with the tag of the weights that timm chose: it may choose others one day
+            "weights": None if weights is None else str(Path(weights).expanduser().absolute()),
             "pretrained": pretrained,
             "image_size": image_size,
             "levels": loaded.levels,
@@ -176,7 +179,7 @@ class Learner:
                 torch.tensor(labels),
                 self.backbone.preprocessing,
                 self.training,
-                self._accelerator,
+                self._session,
                 seed=self.seed + TASK_SEED * number,
                 title=f"{self.method.name}: task {number + 1}",
                 progress=progress,
@@ -218,9 +221,14 @@ class Learner:
     def _images(self, source: Source) -> ImageSet:
         if isinstance(source, ImageSet):
             return source
-        if isinstance(source, tuple):
+        if isinstance(source, str | Path):
+            return scan_classes(source)
+        if isinstance(source, tuple | list) and len(source) == 2:
             return from_arrays(*source)
-        return scan_classes(source)
+        raise DualLoRAError(
+            f"a {type(source).__name__} is no source of images; give a folder of class folders, an ImageSet, or "
+            "(images, labels)"
+        )
 
     def _task_name(self, source: Source) -> str:
         taken = {t["name"] for t in self.tasks}
@@ -229,11 +237,13 @@ class Learner:
 
     # ------------------------------------------------------------------ answering
 
-    def predict(self, images: Sequence[Any], *, batch_size: int | None = None, top: int = 5) -> list[Prediction]:
+    def predict(
+        self, images: Image | Iterable[Image], *, batch_size: int | None = None, top: int = 5
+    ) -> list[Prediction]:
         """Answer for images, over all classes seen so far.
 
         Args:
-            images: paths, PIL images, or uint8 arrays (H, W, 3).
+            images: paths, PIL images, uint8 arrays (H, W, 3) or tensors (3, H, W); several, or one.
             batch_size: images per pass.
             top: how many of the likeliest labels to name.
 
@@ -241,14 +251,16 @@ class Learner:
             DualLoRAError: nothing was learned yet, or an image cannot be read (it is named).
         """
         self._must_have_learned()
-        if isinstance(images, str | Path):
-            images = [images]
+        for what, value in (("batch_size", batch_size), ("top", top)):
+            if value is not None and value < 1:
+                raise DualLoRAError(f"{what} is {value}, expected 1 or more")
+        images = listed(images)
         answers: list[Prediction] = []
         size = batch_size or self.training.evaluation_batch_size
         for at in range(0, len(images), size):
             chunk = images[at : at + size]
             x = torch.stack([self.backbone.preprocessing.apply(decode(image)) for image in chunk])
-            with torch.no_grad(), self._accelerator.autocast():
+            with torch.no_grad(), self._session.autocast():
                 output = self.method(x.to(self.device))
                 distance = output.distance
             scores = torch.softmax(self.method.rows.class_scores(output.rows.float()), 1).cpu()
@@ -278,6 +290,8 @@ class Learner:
 
         self._must_have_learned()
         images = self._images(source)
+        if not len(images):
+            raise DualLoRAError("there are no images to evaluate on; give at least one")
         strange = [c for c in images.classes if c not in self.classes]
         if strange:
             raise DualLoRAError(
@@ -307,7 +321,7 @@ class Learner:
             label_map=index,
             workers=settings.workers,
         )
-        return OnDevice(held, self._accelerator)
+        return OnDevice(held, self._session)
 
     def _must_be_whole(self) -> None:
         if self._unfinished is not None:
@@ -334,10 +348,16 @@ class Learner:
         """Write the model as a folder of tensors and JSON; complete, or not at all.
 
         Raises:
-            DualLoRAError: the folder exists and `overwrite` is False, or it cannot be written; or learning broke off
-                half-way.
+            DualLoRAError: the folder exists and `overwrite` is False, or it cannot be written; it is the one that was
+                loaded and somebody else has saved it since; or learning broke off half-way.
         """
         self._must_be_whole()
+        folder = Path(folder).expanduser()
+        if self._home and folder.resolve() == self._home[0] and folder.exists() and _mark(folder) != self._home[1]:
+            raise DualLoRAError(
+                f"'{folder}' was saved by somebody else since this learner has loaded it, and saving here would undo "
+                "that; save to another folder, then load this one again and learn the task on it"
+            )
         manifest: dict[str, Any] = {
             "backbone": self.origin
             | {"sha256": self.backbone.sha256, "preprocessing": self.backbone.preprocessing.to_json()},
@@ -348,8 +368,9 @@ class Learner:
             "tasks": self.tasks,
             "capacity": self.capacity,  # for people only: it follows from the tensors
         }
-        save_artefact(Path(folder), self.method.state(), manifest, overwrite=overwrite)
-        return Path(folder)
+        save_artefact(folder, self.method.state(), manifest, overwrite=overwrite)
+        self._home = (folder.resolve(), _mark(folder))
+        return folder
 
     @classmethod
     def load(
@@ -372,7 +393,9 @@ class Learner:
             DualLoRAError: a missing, altered or foreign file, a newer format, or other weights than the model was
                 trained on.
         """
-        tensors, manifest = load_artefact(Path(folder))
+        folder = Path(folder).expanduser()
+        tensors, manifest = load_artefact(folder)
+        home = (folder.resolve(), _mark(folder))
         try:
             origin, held = manifest["backbone"], manifest["method"]
             name, options = held["name"], held["options"]
@@ -385,6 +408,10 @@ class Learner:
             ) from error
         if weights is not None:
             arguments["weights"] = str(weights)
+        elif arguments["weights"] is not None and not Path(arguments["weights"]).is_file():
+            raise DualLoRAError(
+                f"the weights of {folder}'s backbone, '{arguments['weights']}', are not there any more; {WEIGHTS}"
+            )
         learner = cls.create(
             arguments["name"],
             name,
@@ -400,12 +427,17 @@ class Learner:
         if learner.backbone.sha256 != origin["sha256"]:
             raise DualLoRAError(
                 f"{folder} was trained on weights {origin['sha256'][:12]} of {arguments['name']}, but those loaded are "
-                f"{learner.backbone.sha256[:12]}; give the right file with weights=..."
+                f"{learner.backbone.sha256[:12]}; {WEIGHTS}"
             )
-        learner.classes, learner.tasks = classes, tasks
+        learner.classes, learner.tasks, learner._home = classes, tasks, home
         try:
             learner.method.load_state({k: v for k, v in tensors.items()})
         except (KeyError, RuntimeError) as error:
             raise DualLoRAError(f"{folder}/model.safetensors does not fit its duallora.json: {error}") from error
         learner.method.to(learner.device)
         return learner
+
+
+def _mark(folder: Path) -> str:
+    """What tells one save of a model folder from another."""
+    return str(read_manifest(folder)["checksum"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from cli_helpers import TINY, Type
 
-from duallora import Learner
+from duallora import Learner, artefact
 
 
 def test_learn_makes_a_model_and_goes_on_with_it(typed: Type, zoo: Path, pictures: Path) -> None:
@@ -122,6 +124,66 @@ def test_inspect_shows_what_is_there(typed: Type, trained: Path) -> None:
     shown = typed("inspect", trained).out
     for text in ("duallora", "test_vit", "animals", "cat, dog", "block 5 [#"):
         assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "sites"),
+    [
+        ({"blocks": [4, 1]}, ["block 1", "block 4"]),
+        ({"blocks": [4, 5], "placement": ["value", "proj"]}, ["block 4", "block 4 proj", "block 5", "block 5 proj"]),
+        ({"blocks": [-1, 2]}, ["map 0", "map 1"]),
+    ],
+)
+def test_inspect_names_the_maps_that_fill_up(
+    typed: Type, tmp_path: Path, pictures: Path, options: dict[str, object], sites: list[str]
+) -> None:
+    given = [f"--set=method.options.{key}={value}" for key, value in options.items()]
+    assert typed("learn", tmp_path / "zoo", pictures / "animals", "--backbone=test_vit", *TINY, *given).code == 0
+    shown = [line.split("[")[0].strip() for line in typed("inspect", tmp_path / "zoo").out.splitlines() if "[#" in line]
+    assert shown == sites
+
+
+def test_inspect_tells_the_format_that_lies_there(typed: Type, trained: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(trained, tmp_path / "zoo")
+    document = json.loads((model / "duallora.json").read_text()) | {"format_version": 2}
+    document["checksum"] = artefact._checksum(document)
+    (model / "duallora.json").write_text(json.dumps(document))
+    assert typed("inspect", model, "--json").document["format_version"] == 2
+
+
+def test_a_name_that_is_no_text_is_told_before_anything_is_learned(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    folder = shutil.copytree(pictures / "animals", tmp_path / os.fsdecode(b"bad\xe9"))
+    refused = typed("learn", tmp_path / "zoo", folder, "--backbone=test_vit", *TINY)
+    assert refused.code == 2
+    assert "cannot name a task; give one with --name" in refused.err
+    assert "learning" not in refused.err
+    assert typed("learn", tmp_path / "zoo", folder, "--name=good", "--backbone=test_vit", *TINY).code == 0
+
+
+def test_what_was_learned_is_kept_where_its_place_was_taken_meanwhile(
+    typed: Type, zoo: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Learner.learn
+
+    def slowly(self: Learner, *args: object, **options: object) -> object:
+        report = learn(self, *args, **options)
+        monkeypatch.setattr(Learner, "learn", learn)
+        other = Learner.load(zoo)
+        other.learn(pictures / "vehicles", name="theirs", progress=False)
+        other.save(zoo, overwrite=True)
+        return report
+
+    monkeypatch.setattr(Learner, "learn", slowly)
+    done = typed("learn", zoo, pictures / "vehicles", "--name=ours")
+    assert done.code == 2
+    assert "saved by somebody else" in done.err and f"it lies in '{zoo}-2'" in done.err
+    assert [task["name"] for task in Learner.load(zoo).tasks] == ["animals", "theirs"]
+    assert [task["name"] for task in Learner.load(f"{zoo}-2").tasks] == ["animals", "ours"]
+
+
+def test_a_shrinkage_that_regularises_nothing_is_refused(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    done = typed("learn", tmp_path / "zoo", pictures / "animals", "--set=method.options.shrinkage=0")
+    assert done.code == 2 and "shrinkage" in done.err
 
 
 def test_learn_completes_a_save_that_was_cut_off_instead_of_starting_over(

@@ -195,6 +195,27 @@ def test_quick_check_reads_no_pixels_of_a_sound_file(tmp_path: Path, monkeypatch
     check(tmp_path / "b.png", whole=False)
 
 
+@pytest.mark.parametrize("ending", [".bmp", ".tif", ".gif", ".webp", ".ppm"])
+def test_quick_check_reads_formats_without_an_end_marker_whole(tmp_path: Path, ending: str) -> None:
+    noisy().save(tmp_path / f"a{ending}")
+    data = (tmp_path / f"a{ending}").read_bytes()
+    (tmp_path / f"cut{ending}").write_bytes(data[: len(data) * 2 // 3])
+    check(tmp_path / f"a{ending}", whole=False)
+    with pytest.raises(UnreadableImage):
+        check(tmp_path / f"cut{ending}", whole=False)
+
+
+def test_tensors_with_channels_first_or_last() -> None:
+    image = decode(noisy())
+    assert torch.equal(decode(image), image)
+    assert torch.equal(decode(image.permute(1, 2, 0)), image)
+    assert torch.equal(decode(image[:1]), decode(image[0]))
+    with pytest.raises(
+        DualLoRAError, match=r"<torch.float32 tensor of .*: is no image"
+    ):
+        decode(image.float())
+
+
 def test_bad_bytes_and_arrays() -> None:
     with pytest.raises(DualLoRAError, match="0 bytes"):
         decode(b"")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.special import log_softmax
 
-from duallora.methods.readout import Readout
+from duallora.methods.readout import Readout, Sample
 from duallora.methods.rows import Rows
 
 
@@ -39,3 +40,52 @@ def test_other_heads_may_stand_in() -> None:
         given - read.rows.within_tasks(logits), read.scores(x, "product") - read.rows.within_tasks(read.heads(x))
     )
     torch.testing.assert_close(read.scores(x, "quadratic", logits), read.scores(x, "quadratic"))
+
+
+def test_a_task_of_single_images_leaves_what_is_known_as_it_was() -> None:
+    read, _ = taught()
+    before = read.limit[-1]
+    for classes, twice in (((6, 7), 1), ((8,), 3)):  # one image per class; copies of one
+        read.rows.add(len(read.rows.members), classes)
+        read.begin(classes)
+        labels = torch.tensor(classes).repeat(twice)
+        features = torch.full((len(labels), 6), 9.0) + labels.unsqueeze(1)
+        read.collect(features, labels)
+        read.finish([features], [labels])
+        assert read.limit[-1] == before
+    assert (read.distance(torch.full((1, 6), 2.0)) <= 1).all()
+
+
+def test_where_nothing_tells_what_is_known_all_is() -> None:
+    read = Readout(4, 6, Rows())
+    read.rows.add(0, (0, 1))
+    read.begin((0, 1))
+    features, labels = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+    read.collect(features, labels)
+    read.finish([features], [labels])
+    assert (read.distance(10 * features) <= 1).all()
+
+
+def test_the_sample_is_of_the_whole_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duallora.methods.readout.KEPT_DISTANCES", 100)
+    sample, state = Sample(), torch.random.get_rng_state()
+    for at in range(0, 1000, 30):
+        labels = torch.arange(at, min(at + 30, 1000))
+        sample.add(labels.unsqueeze(1).float(), labels)
+    labels = torch.cat(sample.labels)
+    assert len(labels) == 100 == len(labels.unique())
+    assert torch.equal(torch.cat(sample.features)[:, 0], labels.float())
+    assert labels.diff().min() > 0 and 420 < labels.float().mean() < 580
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_blended_labels_bear_a_class_without_images() -> None:
+    read, x = taught()
+    read.gaussians.counts[1] = 0
+    read.rows.add(3, (6, 7))
+    read.begin((6, 7))
+    hard = torch.tensor([6, 7, 7, 6, 6])
+    shares = torch.nn.functional.one_hot(hard, 8).float()
+    loss = read.seen_loss(x, shares)
+    assert loss.isfinite()
+    torch.testing.assert_close(loss, read.seen_loss(x, hard))

@@ -16,7 +16,7 @@ from duallora.data.batches import Batches
 from duallora.errors import DualLoRAError
 from duallora.methods import TaskInfo, get_method
 from duallora.methods.slca import SLCA, SLCAConfig
-from duallora.training.device import accelerator
+from duallora.training.device import Session
 from duallora.training.loop import learn_task
 from duallora.training.settings import TrainingSettings
 from tests_support import learn, take_a_step
@@ -33,7 +33,7 @@ def one_task(method: SLCA, images: ImageSet, **settings: object) -> None:
         torch.arange(2),
         method.backbone.preprocessing,
         chosen,
-        accelerator(chosen.precision, torch.device("cpu")),
+        Session.of(chosen.precision, torch.device("cpu")),
         seed=3,
         progress=False,
     )

@@ -12,7 +12,7 @@ from duallora.backbone import Backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
 from duallora.methods import TaskInfo, get_method
-from duallora.training.device import accelerator
+from duallora.training.device import Session
 from duallora.training.loop import TaskTiming, _rate, learn_task
 from duallora.training.settings import TrainingSettings
 
@@ -34,7 +34,7 @@ def taught(
         torch.arange(len(images.classes)),
         backbone.preprocessing,
         chosen,
-        accelerator(chosen.precision, CPU),
+        Session.of(chosen.precision, CPU),
         seed=seed,
         progress=False,
     )

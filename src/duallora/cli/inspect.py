@@ -20,7 +20,7 @@ def inspect(model: Model, as_json: AsJson = False, debug: Debug = False) -> Answ
 
     Example: duallora inspect zoo/
     """
-    from duallora.artefact import MANIFEST, TENSORS, load_artefact
+    from duallora.artefact import MANIFEST, TENSORS, load_artefact, read_manifest
     from duallora.errors import DualLoRAError
 
     tensors, manifest = load_artefact(model)
@@ -29,6 +29,7 @@ def inspect(model: Model, as_json: AsJson = False, debug: Debug = False) -> Answ
         raise DualLoRAError(f"'{model / MANIFEST}' lacks '{missing[0]}'; it is no model that duallora learn has made")
     found: dict[str, Any] = {"model": str(model)} | {key: manifest[key] for key in ALWAYS}
     found |= {
+        "format_version": read_manifest(model)["format_version"],  # of the folder, not as migrated in memory
         "capacity": manifest.get("capacity"),
         "tensors": len(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
@@ -59,12 +60,13 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 
 
 def _sites(found: dict[str, Any]) -> list[str]:
-    """What each entry of the capacity belongs to."""
-    count = len(found["capacity"] or [])
-    blocks = found["method"]["options"].get("blocks")
-    if blocks is not None and len(blocks) == count:
-        return [f"block {block}" for block in blocks]
-    placement = set(found["method"]["options"].get("placement", ()))
-    if "proj" in placement and len(placement) > 1:  # two adapted maps per block
-        return [f"block {i // 2}{' proj' if i % 2 else ''}" for i in range(count)]
-    return [f"block {i}" for i in range(count)]
+    """What each entry of the capacity belongs to: the adapted maps, block by block."""
+    count, options = len(found["capacity"] or []), found["method"]["options"]
+    placement = set(options.get("placement", ()))
+    maps = ["", " proj"] if "proj" in placement and len(placement) > 1 else [""]
+    blocks = options.get("blocks")
+    if blocks is None:
+        blocks = range(count // len(maps))
+    elif any(block < 0 for block in blocks):  # counted from an end that is not known here
+        return [f"map {i}" for i in range(count)]
+    return [f"block {block}{name}" for block in sorted(set(blocks)) for name in maps]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from duallora.answers import LearnReport
+    from duallora.errors import DualLoRAError
     from duallora.learner import Learner
 
 
@@ -52,7 +53,10 @@ def learn(
     title = _title(learner, name, folder)
     say(f"learning '{title}': {len(images)} images, {len(images.classes)} classes, as task {len(learner.tasks) + 1}")
     report = learner.learn(images, name=title)
-    learner.save(model, overwrite=True)
+    try:
+        learner.save(model, overwrite=True)
+    except DualLoRAError as error:
+        raise _rescued(learner, model, error) from error
     tell_skipped(report.skipped)
     document = report.model_dump(mode="json") | {
         "model": str(model),
@@ -60,6 +64,18 @@ def learn(
         "known": learner.classes,
     }
     return Answer(document, lambda console: _show(console, model, report, learner))
+
+
+def _rescued(learner: Learner, model: Path, error: DualLoRAError) -> DualLoRAError:
+    """The error that tells where the learned model lies, after it could not be saved to its place."""
+    from duallora.errors import DualLoRAError
+
+    place = next(p for n in range(2, 1000) if not (p := model.with_name(f"{model.name}-{n}")).exists())
+    try:
+        learner.save(place)
+    except DualLoRAError:
+        return error
+    return DualLoRAError(f"{error}. What was learned is not lost: it lies in '{place}'")
 
 
 def holds_model(model: Path) -> bool:
@@ -94,7 +110,10 @@ def _existing(model: Path, method: str | None, backbone: str | None, settings: S
     manifest = read_manifest(model)
     for what, asked in (("method", method), ("backbone", backbone)):
         held = manifest.get(what, {}).get("name")
-        if asked is not None and asked != held:
+        if asked is not None and held not in (
+            asked,
+            f"{asked}.{held.rpartition('.')[2]}",
+        ):  # timm's tag may be left out
             raise DualLoRAError(
                 f"model '{model}' has the {what} '{held}', which cannot become '{asked}'; leave --{what} out, "
                 "or give the folder of a new model"
@@ -120,6 +139,10 @@ def _title(learner: Learner, name: str | None, folder: Path) -> str:
     if name is not None and name in taken:
         raise DualLoRAError(f"the model has a task '{name}' already; give another --name")
     own = name or folder.resolve().name
+    try:
+        own.encode()
+    except UnicodeEncodeError as error:
+        raise DualLoRAError(f"{own!r} is no valid Unicode text and cannot name a task; give one with --name") from error
     return own if own and own not in taken else f"task {len(learner.tasks) + 1}"
 
 

@@ -15,7 +15,7 @@ from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError, unknown
 
 WHOLE_CHECK = 10_000
-"""Of up to this many files every pixel is read before anything starts; of more, the header and the end of each."""
+"""Of up to this many files every pixel is read before anything starts; of more, only those whose end tells nothing."""
 
 _TEST_PARTS = ("test", "val", "valid", "validation")
 _PARTS = ("train", *_TEST_PARTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ EXTENSIONS = frozenset(
 )
 """File name endings (lower case) that folders of images are searched for."""
 
-Source = str | Path | bytes | Image.Image | np.ndarray
+Source = str | Path | bytes | Image.Image | np.ndarray | Tensor
 """What `decode` takes."""
 
 _PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # whose conversion always succeeds
@@ -52,8 +53,8 @@ def decode(source: Source) -> Tensor:
     the EXIF orientation is applied, and of an animation the first frame is taken.
 
     Args:
-        source: a file, the bytes of one, an opened PIL image (left unchanged), or a uint8 array of shape (h, w),
-            (h, w, 3) or (h, w, 4).
+        source: a file, the bytes of one, an opened PIL image (left unchanged), a uint8 array of shape (h, w),
+            (h, w, 3) or (h, w, 4), or a uint8 tensor, whose channels may also come first.
 
     Raises:
         UnreadableImage: a `DualLoRAError` naming the file and the reason: missing, empty, truncated, no image, more
@@ -63,6 +64,8 @@ def decode(source: Source) -> Tensor:
     torch.Size([3, 2, 4])
     """
     name = _name(source)
+    if isinstance(source, Tensor):
+        source = _array(source)
     try:
         with _opened(source, name) as image:
             image.load()
@@ -74,13 +77,30 @@ def decode(source: Source) -> Tensor:
     return torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
+def listed(images: Source | Iterable[Source]) -> list[Source]:
+    """One image or several, as a list.
+
+    An array or tensor of three axes is one image if one of them can be its channels, else several grey ones.
+
+    >>> len(listed(np.zeros((8, 8, 3), np.uint8))), len(listed(np.zeros((5, 8, 8), np.uint8))), len(listed(["a.png"]))
+    (1, 5, 1)
+    """
+    if isinstance(images, str | Path | bytes | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        first, last = (images.shape[0], images.shape[-1]) if images.ndim == 3 else (0, 0)
+        if images.ndim == 2 or last in (3, 4) or (isinstance(images, Tensor) and first in (1, 3)):
+            return [images]
+    return list(images)
+
+
 def check(path: Path, *, whole: bool = True) -> None:
     """Raise the error that `decode` would raise, at less cost.
 
     Args:
         path: the image file.
-        whole: read all pixels (JPEG at an eighth of its size). Otherwise the header, the limits and the end of the file
-            are looked at, and only a JPEG or PNG without its end marker is read whole.
+        whole: read all pixels (JPEG at an eighth of its size). Otherwise that is done only where the end of the file
+            does not show the end marker of its format, or the format has none; of others header and limits suffice.
 
     Raises:
         UnreadableImage: as `decode`.
@@ -89,7 +109,7 @@ def check(path: Path, *, whole: bool = True) -> None:
     try:
         with _opened(path, name) as image:
             marker = _END_MARKERS.get(image.format or "")
-            if whole or (marker is not None and marker not in _tail(path)):
+            if whole or marker is None or marker not in _tail(path):
                 image.draft(image.mode, (1, 1))
                 image.load()
                 if image.mode not in _PLAIN_MODES:
@@ -98,12 +118,24 @@ def check(path: Path, *, whole: bool = True) -> None:
         raise _explained(error, name) from error
 
 
+def _array(image: Tensor) -> np.ndarray:
+    """A tensor as numpy has images: channels last, and none where there is but one."""
+    array = image.detach().cpu().numpy()
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (3, 4):
+        array = array.transpose(1, 2, 0)
+    return np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
 def _name(source: Source) -> str:
     if isinstance(source, str | Path):
         return str(source)
+    if isinstance(source, Tensor):
+        return f"<{source.dtype} tensor of shape {tuple(source.shape)}>"
     if isinstance(source, np.ndarray):
         return f"<{source.dtype} array of shape {source.shape}>"
-    return f"<{len(source)} bytes>" if isinstance(source, bytes) else f"<{source.mode} image>"
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    return f"<{source.mode} image>" if isinstance(source, Image.Image) else f"<{type(source).__name__}>"
 
 
 def _opened(source: Source, name: str) -> Image.Image:
@@ -114,7 +146,7 @@ def _opened(source: Source, name: str) -> Image.Image:
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
             raise UnreadableImage(name, "is no image; expected uint8 of shape (h, w), (h, w, 3) or (h, w, 4)")
         image = Image.fromarray(source)
-    else:
+    elif isinstance(source, bytes | str | Path):
         if isinstance(source, bytes):
             empty = not source
         else:
@@ -127,6 +159,8 @@ def _opened(source: Source, name: str) -> Image.Image:
         with warnings.catch_warnings():  # Pillow's own limit warns of sizes that are judged below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    else:
+        raise UnreadableImage(name, "is no image; expected a file, bytes, a PIL image or a uint8 array")
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
         image.close()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from duallora.methods.rows import Rows
@@ -41,6 +41,10 @@ class BackboneLike(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images: (b, 3, S, S) -> (b, D)."""
+
+
+Shrinkage = Annotated[float, Field(gt=0, le=1)] | Literal["oas"]
+"""Regularisation of a covariance; see `duallora.methods.gaussian.ClassGaussians`. Without any it may be singular."""
 
 
 class MethodConfig(BaseModel):

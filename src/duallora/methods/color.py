@@ -20,6 +20,7 @@ from duallora.methods.base import (
     Encoding,
     MethodConfig,
     Output,
+    Shrinkage,
     State,
     TaskInfo,
     each,
@@ -52,7 +53,7 @@ class CoLoRConfig(MethodConfig):
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class CoLoR(ReadingMethod):

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from duallora.lowrank import SecondMoment, Slot, slots
 from duallora.lowrank.dualgpm import DualGPM
-from duallora.methods.base import BackboneLike, Batches, MethodConfig, State, TaskInfo, TaskLog, part, prefixed
+from duallora.methods.base import (
+    BackboneLike,
+    Batches,
+    MethodConfig,
+    Shrinkage,
+    State,
+    TaskInfo,
+    TaskLog,
+    part,
+    prefixed,
+)
 from duallora.methods.lora import Placement
 from duallora.methods.reading import ReadingMethod
 
@@ -36,7 +46,7 @@ class InfLoRAConfig(MethodConfig):
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
     def threshold(self, task: int) -> float:
         """eps_t = lamb + (lame - lamb) t / T of task t, 0-based.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from duallora.lowrank import AdaptedLinear, LowRank, slots
 from duallora.lowrank.gated import GatedLowRank, Gates
 from duallora.lowrank.saved import saved_tensor
-from duallora.methods.base import BackboneLike, Batches, MethodConfig, State, part, prefixed
+from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, part, prefixed
 from duallora.methods.reading import ReadingMethod
 
 Placement = tuple[Literal["query", "key", "value", "proj"], ...]
@@ -29,7 +29,7 @@ class AdapterConfig(MethodConfig):
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class LoRAConfig(AdapterConfig):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from duallora.methods.base import BackboneLike, MethodConfig
+from duallora.methods.base import BackboneLike, MethodConfig, Shrinkage
 from duallora.methods.reading import ReadingMethod
 
 
@@ -15,7 +15,7 @@ class ProbeConfig(MethodConfig):
 
     readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = "random"
-    shrinkage: float | Literal["oas"] = "oas"
+    shrinkage: Shrinkage = "oas"
 
 
 class Probe(ReadingMethod):

@@ -18,6 +18,7 @@ from duallora.methods.base import (
     Encoding,
     MethodConfig,
     Output,
+    Shrinkage,
     State,
     TaskInfo,
     each,
@@ -49,7 +50,7 @@ class RanPACConfig(MethodConfig):
     placement: Placement = Field(("query", "value"), min_length=1, description="adapted maps of each block")
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
     readout: Literal["ridge", "gaussian", "quadratic"] = "ridge"
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
     def width(self, features: int) -> int:
         """M for D features; 0 where they are not projected.

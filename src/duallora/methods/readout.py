@@ -17,6 +17,7 @@ from duallora.methods.spreads import ClassSpreads
 
 KEPT_DISTANCES = 4096  # distances of at most so many images of a task fix the limit of what is known; none is stored
 TRUST = 0.15  # Gaussians of thousands of features are far too sure: what their log-posterior counts beside a head's
+ABSENT = -1e4  # logit of a row without images: its chance is zero, and zero times it is no NaN as with infinity
 KNOWN_SHARE = 0.95  # share of the training images that the limit lets through
 
 
@@ -82,6 +83,7 @@ class Readout(nn.Module):
             old = features.float() @ weight.T + bias
         seen = bias.isfinite()  # a row without images, such as a class that a domain lacks, scores -inf
         old = old - old.detach()[:, seen].mean(1, keepdim=True)
+        old = old.masked_fill(~seen, ABSENT)
         own = self.local(labels)
         target = F.pad(own, (self._first, 0)) if own.is_floating_point() else own + self._first
         return F.cross_entropy(torch.cat([old, new], 1), target)
@@ -97,8 +99,14 @@ class Readout(nn.Module):
         for kept in self.kept.values():
             kept.seal(self.gaussians)
         x, y = torch.cat(features), torch.cat(labels)
-        own = self.gaussians.held_out_distances(x, self.local(y) + self._first)
-        self.limit = torch.cat([self.limit, own.quantile(KNOWN_SHARE).clamp_min(1e-6).reshape(1).cpu()])
+        rows = self.local(y) + self._first
+        own = self.gaussians.held_out_distances(x, rows)
+        telling = (self.gaussians.counts[rows.cpu()] > 1).to(own.device) & (own > 1e-6)
+        if telling.any():
+            limit = own[telling].quantile(KNOWN_SHARE).reshape(1).cpu()
+        else:  # one image per class, or copies of one: they lie on their means and tell nothing
+            limit = self.limit[-1:] if len(self.limit) else torch.full((1,), torch.inf)
+        self.limit = torch.cat([self.limit, limit])
 
     def scores(self, features: Tensor, readout: str, logits: Tensor | None = None) -> Tensor:
         """(b, D) -> (b, R) by "heads", "gaussian", "quadratic" or "product".
@@ -165,17 +173,27 @@ class Readout(nn.Module):
 
 
 class Sample:
-    """The first KEPT_DISTANCES features of a pass, held only until the pass ends."""
+    """Some KEPT_DISTANCES features of a pass, each as likely as any other, held only until the pass ends.
+
+    Images come class by class, so the first ones would be of the first classes alone. Each image draws a number, from a
+    generator of the sample's own, and those with the smallest stay.
+    """
 
     def __init__(self) -> None:
         """Empty."""
         self.features: list[Tensor] = []
         self.labels: list[Tensor] = []
-        self.size = 0
+        self._drawn: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(0)
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Keep what still fits."""
-        if self.size < KEPT_DISTANCES:
-            self.features.append(features.detach())
-            self.labels.append(labels)
-            self.size += len(labels)
+        """Consider a batch."""
+        self.features.append(features.detach())
+        self.labels.append(labels)
+        self._drawn.append(torch.rand(len(labels), generator=self._generator))
+        if sum(map(len, self._drawn)) > KEPT_DISTANCES:
+            drawn = torch.cat(self._drawn)
+            kept = drawn.argsort()[:KEPT_DISTANCES].sort().values
+            self.features = [torch.cat(self.features)[kept.to(features.device)]]
+            self.labels = [torch.cat(self.labels)[kept.to(labels.device)]]
+            self._drawn = [drawn[kept]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from duallora.lowrank import slots
 from duallora.lowrank.directed import DirectedLinear
 from duallora.lowrank.directions import Norm, combination
-from duallora.methods.base import BackboneLike, Batches, MethodConfig, State, TaskInfo, TaskLog
+from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, TaskInfo, TaskLog
 from duallora.methods.lora import Placement
 from duallora.methods.reading import ReadingMethod
 
@@ -54,7 +54,7 @@ class SDLoRAConfig(MethodConfig):
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
     @model_validator(mode="after")
     def _absorbed_is_remembered(self) -> Self:

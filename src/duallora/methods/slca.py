@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from duallora.errors import DualLoRAError
 from duallora.lowrank.saved import REMEDY, saved_tensor
 from duallora.methods.align import Aligned, AlignSettings
-from duallora.methods.base import BackboneLike, Group, MethodConfig, State, part, prefixed
+from duallora.methods.base import BackboneLike, Group, MethodConfig, Shrinkage, State, part, prefixed
 
 
 class SLCAConfig(MethodConfig):
@@ -28,7 +28,7 @@ class SLCAConfig(MethodConfig):
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
     )
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class SLCA(Aligned):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from duallora.methods.base import BackboneLike, MethodConfig, State
+from duallora.methods.base import BackboneLike, MethodConfig, Shrinkage, State
 from duallora.methods.reading import ReadingMethod
 
 
@@ -17,7 +17,7 @@ class SLDAConfig(MethodConfig):
     readout: Literal["gaussian", "quadratic"] = Field(
         "gaussian", description="one covariance for all classes, or on some features each class's own besides"
     )
-    shrinkage: float | Literal["oas"] = "oas"
+    shrinkage: Shrinkage = "oas"
 
 
 class SLDA(ReadingMethod):

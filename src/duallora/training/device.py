@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
@@ -46,13 +47,34 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["no"
     return "no"
 
 
-def accelerator(precision: Precision, device: torch.device) -> Accelerator:
-    """An Accelerator for the device.
+@dataclass(frozen=True)
+class Session:
+    """Where and how precisely one learner computes, whatever others in the same process do.
 
-    Accelerate's shared state is renewed where an earlier session asked for another one.
+    Accelerate's own state is one for the whole process, so an Accelerator is made anew for each training.
+
+    >>> Session.of("float32", torch.device("cpu")).bfloat16
+    False
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(True)
-    return Accelerator(mixed_precision=choose_precision(precision, device), cpu=device.type == "cpu")
+    device: torch.device
+    bfloat16: bool
+
+    @classmethod
+    def of(cls, precision: Precision, device: torch.device) -> Self:
+        """With a precision as settings have it."""
+        return cls(device, choose_precision(precision, device) == "bf16")
+
+    def autocast(self) -> torch.autocast:
+        """The context of every pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def accelerator(self) -> Accelerator:
+        """An Accelerator for the device, the newest in the process; earlier ones are not to be used any more."""
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # Accelerate knows "cuda" alone, which is the current one
+        AcceleratorState._reset_state(True)
+        return Accelerator(mixed_precision="bf16" if self.bfloat16 else "no", cpu=self.device.type == "cpu")

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,10 @@ from duallora.data.imageset import ImageSet
 from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
 from duallora.methods.base import Group, Method, TaskInfo
+from duallora.training.device import Session
 from duallora.training.mixing import Mixing
 from duallora.training.progress import TaskProgress
 from duallora.training.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 CHECK_EVERY = 16  # steps between looks at the loss: a look waits for the device
 
@@ -55,17 +52,17 @@ class OnDevice:
     def __init__(
         self,
         batches: Iterable[tuple[Tensor, Tensor]],
-        accelerator: Accelerator,
+        session: Session,
         told: Callable[[int], None] | None = None,
     ) -> None:
         """Wrap re-iterable batches."""
-        self.batches, self.accelerator, self.told = batches, accelerator, told
+        self.batches, self.session, self.told = batches, session, told
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass."""
-        device = self.accelerator.device
+        device = self.session.device
         for images, labels in self.batches:
-            with self.accelerator.autocast():
+            with self.session.autocast():
                 yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             if self.told:
                 self.told(len(images))
@@ -78,7 +75,7 @@ def learn_task(
     label_map: Tensor,
     preprocessing: Preprocessing,
     settings: TrainingSettings,
-    accelerator: Accelerator,
+    session: Session,
     *,
     seed: int,
     title: str = "",
@@ -93,7 +90,7 @@ def learn_task(
         label_map: index into `images.classes` -> index into the learner's classes.
         preprocessing: of the backbone.
         settings: of the loop.
-        accelerator: device and precision.
+        session: device and precision.
         seed: everything random in the task follows from it alone, so that a resumed run repeats an uninterrupted one.
         title: for the progress line.
         progress: whether to show any.
@@ -105,20 +102,18 @@ def learn_task(
     still = Batches(
         images, preprocessing, batch_size=settings.evaluation_batch_size, label_map=label_map, workers=settings.workers
     )
-    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[session.device] if session.device.type == "cuda" else []):
         torch.manual_seed(seed)
         method.eval()  # adapters have no dropout, and a frozen backbone must not change its behaviour
-        method.begin_task(task, OnDevice(still, accelerator))
+        method.begin_task(task, OnDevice(still, session))
         timing.seconds["begin"] = clock.lap()
         timing.parameters = sum(p.numel() for p in method.trainable())
         if timing.parameters and settings.epochs:
             with TaskProgress(f"{title} training", settings.epochs * len(images), enabled=progress) as bar:
-                timing.loss = _train(
-                    method, images, label_map, preprocessing, settings, accelerator, seed, task.index, bar
-                )
+                timing.loss = _train(method, images, label_map, preprocessing, settings, session, seed, task.index, bar)
         timing.seconds["train"] = clock.lap()
         with TaskProgress(f"{title} statistics", len(images), enabled=progress) as bar:
-            method.end_task(OnDevice(still, accelerator, bar.advance))
+            method.end_task(OnDevice(still, session, bar.advance))
         timing.seconds["statistics"] = clock.lap()
     return timing
 
@@ -129,7 +124,7 @@ def _train(
     label_map: Tensor,
     preprocessing: Preprocessing,
     settings: TrainingSettings,
-    accelerator: Accelerator,
+    session: Session,
     seed: int,
     index: int,
     bar: TaskProgress,
@@ -146,9 +141,10 @@ def _train(
         label_map=label_map,
     )
     if method.cached:
-        batches = _Features(method, images, preprocessing, settings, accelerator, label_map, seed)
+        batches = _Features(method, images, preprocessing, settings, session, label_map, seed)
     steps = settings.epochs * len(batches)
     parameters = method.trainable()
+    accelerator = session.accelerator()
     model = accelerator.prepare(_Loss(method))
     optimizer = accelerator.prepare(_optimizer(method.groups(), settings))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: _rate(step, steps, settings))
@@ -156,12 +152,12 @@ def _train(
     if settings.mix != "none" and not method.cached:
         mixing = Mixing(settings.mix, classes=int(label_map.max()) + 1, seed=seed)
     step = 0
-    total, seen = torch.zeros((), device=accelerator.device), 0
+    total, seen = torch.zeros((), device=session.device), 0
     for epoch in range(settings.epochs):
         batches.set_epoch(epoch)
         total.zero_()
         seen = 0
-        for x, y in OnDevice(batches, accelerator):
+        for x, y in OnDevice(batches, session):
             if mixing:
                 x, y = mixing(x, y, step)
             loss = model(x, y)
@@ -189,7 +185,7 @@ class _Features:
         images: ImageSet,
         preprocessing: Preprocessing,
         settings: TrainingSettings,
-        accelerator: Accelerator,
+        session: Session,
         label_map: Tensor,
         seed: int,
     ) -> None:
@@ -201,7 +197,7 @@ class _Features:
             workers=settings.workers,
         )
         with torch.no_grad():
-            pairs = [(method.encode(x).features.cpu(), y.cpu()) for x, y in OnDevice(still, accelerator)]
+            pairs = [(method.encode(x).features.cpu(), y.cpu()) for x, y in OnDevice(still, session)]
         self.x, self.y = torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
         self.size, self.seed, self.epoch = settings.batch_size, seed, 0
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from duallora.methods.base import MethodConfig
+from duallora.methods.base import MethodConfig, Shrinkage
 from duallora.methods.lora import Placement
 
 
@@ -80,7 +80,7 @@ class DualLoRAConfig(MethodConfig):
     evidence_blocks: tuple[int, ...] | None = Field(
         None, description="blocks whose energies are averaged; all by default"
     )
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of all Gaussians")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of all Gaussians")
 
     head_init: Literal["random", "gaussian"] = Field(
         "gaussian",

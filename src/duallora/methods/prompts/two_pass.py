@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from duallora.lowrank.saved import saved_tensor
-from duallora.methods.base import Cost, Encoding, MethodConfig, State
+from duallora.methods.base import Cost, Encoding, MethodConfig, Shrinkage, State
 from duallora.methods.reading import ReadingMethod
 
 
@@ -21,7 +21,7 @@ class PromptConfig(MethodConfig):
     """Options of every prompt method."""
 
     readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
-    shrinkage: float | Literal["oas"] = Field("oas", description="of the covariance of the Gaussian read-out")
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class TwoPassMethod(ReadingMethod):
