@@ -210,9 +210,7 @@ def test_tensors_with_channels_first_or_last() -> None:
     assert torch.equal(decode(image), image)
     assert torch.equal(decode(image.permute(1, 2, 0)), image)
     assert torch.equal(decode(image[:1]), decode(image[0]))
-    with pytest.raises(
-        DualLoRAError, match=r"<torch.float32 tensor of .*: is no image"
-    ):
+    with pytest.raises(DualLoRAError, match=r"<torch.float32 tensor of .*: is no image"):
         decode(image.float())
 
 

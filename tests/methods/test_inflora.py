@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -150,5 +151,6 @@ def test_directions_that_run_out_are_told(backbone: Backbone) -> None:
     learn(method, 0, task, (0, 1))
     assert not method.log.notes
     learn(method, 1, task, (2, 3), take_a_step)  # the same images: the first task has taken all there is
-    assert "reach 0 directions" in method.log.notes[0]
+    # The first task takes all but the direction with which the share reaches 1, itself rounding on some processors.
+    assert re.search(r"reach [01] directions", method.log.notes[0])
     assert torch.isfinite(method(task).rows).all()
