@@ -57,7 +57,7 @@ class StreamConfig(Closed):
         None, ge=1, description="test images used per class and task; all by default"
     )
     held_out: float = Field(
-        0.2, gt=0, lt=1, description="share of every class to test on, where the source has no test images"
+        0.2, gt=0, lt=1, description="share of every class to test on, where a folder or npz file has no test images"
     )
     root: str | None = Field(None, description="where data sets with a name are kept; else the variable DUALLORA_DATA")
 

@@ -46,12 +46,19 @@ class TaskStream(Sequence[Task]):
         class_order: all classes, in the order in which they first come.
         scenario: `class-incremental` (new classes each time) or `domain-incremental` (the same classes, new images).
         skipped: files of the source that could not be used.
+        shared_test: whether all tasks have one test set, which stands with the first: its images are of no task.
     """
 
     def __init__(
-        self, tasks: Sequence[Task], class_order: Sequence[str], scenario: Scenario, skipped: Iterable[Skipped] = ()
+        self,
+        tasks: Sequence[Task],
+        class_order: Sequence[str],
+        scenario: Scenario,
+        skipped: Iterable[Skipped] = (),
+        shared_test: bool = False,
     ) -> None:
         """From tasks made by hand; `class_incremental` and `domain_incremental` make them from data sets."""
+        self.shared_test = shared_test
         self._tasks = tuple(tasks)
         self.class_order = tuple(class_order)
         self.scenario = scenario
@@ -86,7 +93,7 @@ class TaskStream(Sequence[Task]):
         kept = self._tasks[:tasks]
         held = {name for task in kept for name in task.classes}
         order = [name for name in self.class_order if name in held]
-        return TaskStream(kept, order, self.scenario, self.skipped)
+        return TaskStream(kept, order, self.scenario, self.skipped, self.shared_test)
 
     def __repr__(self) -> str:
         """The scenario and the sizes."""
@@ -178,7 +185,7 @@ class TaskStream(Sequence[Task]):
                 split = Split(split.train, split.test.subset([]))
             tasks.append(_task(index, name, classes, split, validation, max_per_class, may_lack=True))
         skipped = [s for split in domains.values() for s in split.train.skipped + split.test.skipped]
-        return cls(tasks, classes, "domain-incremental", skipped)
+        return cls(tasks, classes, "domain-incremental", skipped, shared)
 
 
 def ordered(

@@ -220,6 +220,29 @@ def test_what_is_published_tells_nothing_of_the_machine(
     assert "| slda | gaussian | 2 |" in folder_table(folder)
 
 
+def test_what_was_published_under_other_settings_is_not_averaged_with_it(
+    grid_of: Make, finished: Callable[..., Any], tmp_path: Path
+) -> None:
+    grid, shown = grid_of(), tmp_path / "shown"
+    for cell in grid.cells:
+        finished(cell, ("gaussian", "quadratic"))
+    folder = publish(grid, list(grid.cells), shown)
+    again = publish(grid, list(grid.cells[:1]), shown)  # the others are as the suite says
+    assert again == folder and "| slda | gaussian | 2 |" in (folder / "table.md").read_text()
+    longer = grid_of({"overrides": ["training.epochs=7"]})
+    with pytest.raises(DualLoRAError, match=r"order-0' was published under other settings \(training.epochs is 1"):
+        publish(longer, [], shown)
+    fewer = grid_of(orders=[1])
+    with pytest.raises(DualLoRAError, match=r"order-1' was published .*no such run.*remove it"):
+        publish(fewer, list(fewer.cells), shown)
+    with pytest.raises(DualLoRAError, match="is where the bench itself works"):
+        publish(grid, list(grid.cells), grid.folder.parent)
+    finished(grid.cells[0])
+    shutil.rmtree(grid.cells[0].folder / "readouts")
+    publish(grid, list(grid.cells), shown)
+    assert not (folder / grid.cells[0].folder.relative_to(grid.folder) / "readouts").exists()
+
+
 def test_a_folder_without_an_index_is_read_by_its_names(grid_of: Make, finished: Callable[..., Any]) -> None:
     grid = grid_of()
     for cell in grid.cells:

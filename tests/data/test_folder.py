@@ -274,6 +274,28 @@ def test_a_class_may_be_called_train(tmp_path: Path, write: Writer) -> None:
     assert read_folder(tmp_path / "vehicles").train.classes == ("car", "test", "train")
 
 
+def test_parts_are_seen_beside_other_folders(tmp_path: Path, write: Writer) -> None:
+    fill(write, "set/train", cat=4, dog=4)
+    fill(write, "set/test", cat=1, dog=1)
+    fill(write, "set", lists=1)
+    split = read_folder(tmp_path / "set")
+    assert split.train.classes == ("cat", "dog")
+    assert (len(split.train), len(split.test)) == (8, 2)
+    fill(write, "vehicles/train", steam=3)  # a class with folders in it is no part, as long as they are others
+    fill(write, "vehicles/test", rocket=3)
+    fill(write, "vehicles", car=3)
+    assert scan_classes(tmp_path / "vehicles").classes == ("car", "test", "train")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system takes no such names")
+def test_a_skipped_file_whose_name_is_no_text_can_be_told(tmp_path: Path, write: Writer) -> None:
+    fill(write, "zoo", cat=2, dog=2)
+    (tmp_path / "zoo" / "cat" / os.fsdecode(b"caf\xe9.txt")).write_text("")
+    (skipped,) = scan_classes(tmp_path / "zoo").skipped
+    assert skipped.path.endswith("caf\\xe9.txt")
+    skipped.path.encode()
+
+
 def test_test_folder_apart(tmp_path: Path, write: Writer) -> None:
     fill(write, "zoo", cat=4, dog=4)
     fill(write, "new", dog=1)

@@ -77,6 +77,33 @@ def test_files_of_torchvision_without_a_test_part(tmp_path: Path, write: Writer)
     assert split.train.image(0).shape == (3, 10, 12)
 
 
+def test_torchvisions_own_folder_of_the_same_name_is_no_clash(tmp_path: Path, write: Writer) -> None:
+    for name in ("Forest", "River"):
+        for i in range(10):
+            write(f"eurosat/2750/{name}/{name}_{i}.jpg")
+    assert load_named("eurosat", tmp_path, download=False).train.counts() == [8, 8]
+
+
+def test_a_part_beside_other_data_is_never_told_to_be_deleted(tmp_path: Path) -> None:
+    make_mnist(tmp_path)
+    for path in (tmp_path / "MNIST" / "raw").glob("t10k*"):
+        path.unlink()
+    with pytest.raises(DualLoRAError, match="'mnist' is not in") as caught:
+        load_named("mnist", tmp_path, download=False)
+    assert "delete" not in str(caught.value)
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(DualLoRAError, match=r"mnist' is incomplete or damaged .*; delete it"):
+        load_named("mnist", tmp_path, download=False)
+
+
+def test_the_share_held_out_is_for_folders_and_arrays(tmp_path: Path) -> None:
+    for source in ("digits", "imagenet-r"):
+        with pytest.raises(DualLoRAError, match=r"held_out is 0.5, but .* is settled"):
+            open_source(source, root=tmp_path, held_out=0.5)
+    np.savez(tmp_path / "a.npz", train_x=np.zeros((8, 4, 4), np.uint8), train_y=np.arange(8) % 2)
+    assert len(open_source(tmp_path / "a.npz", held_out=0.5).test) == 4
+
+
 def test_files_of_torchvision_with_parts(tmp_path: Path, write: Writer) -> None:
     lists: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for name in ("pizza", "soup"):

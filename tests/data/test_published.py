@@ -130,6 +130,14 @@ def test_tiny_imagenet(tmp_path: Path, write: Writer) -> None:
     split = load_named("tiny-imagenet", tmp_path)
     assert split.train.classes == ("n01", "n02") and split.train.counts() == [2, 2] and not split.train.skipped
     assert names(split.test) == [("val_0.JPEG", "n02"), ("val_1.JPEG", "n01"), ("val_2.JPEG", "n02")]
+    shutil.copytree(place, tmp_path / "sorted" / place.name)
+    val = tmp_path / "sorted" / place.name / "val"
+    for line in annotations.splitlines():  # as scripts do, which leave the list behind
+        name, wnid = line.split("\t")[:2]
+        (val / wnid / "images").mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(val / wnid / "images" / name)
+    (val / "images").rmdir()
+    assert sorted(names(load_named("tiny-imagenet", tmp_path / "sorted").test)) == sorted(names(split.test))
     (place / "val" / "val_annotations.txt").write_text(annotations.replace("n01", "n03"))
     with pytest.raises(DualLoRAError, match="names the class 'n03'"):
         load_named("tiny-imagenet", tmp_path)
@@ -357,6 +365,11 @@ def test_an_archive_is_fetched_and_a_failure_named(
         load_named("imagenet-a", tmp_path / "data")
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
     assert load_named("imagenet-a", tmp_path / "data").train.counts() == [1]
+    (tmp_path / "other" / "imagenet-a").mkdir(parents=True)
+    (tmp_path / "other" / "imagenet-a" / "imagenet-a.tar").write_bytes(b"")  # in whose place nothing fetched could go
+    with pytest.raises(DualLoRAError, match="is something else"):
+        load_named("imagenet-a", tmp_path / "other")
+    assert not (tmp_path / "other" / "imagenet-a.partial").exists()
 
 
 def test_another_data_set_is_not_taken_for_it(tmp_path: Path, write: Writer) -> None:

@@ -139,6 +139,9 @@ def test_one_test_set_for_all_domains(
     assert [task.test_images for task in found.tasks] == [10, 0, 0]
     assert [row[1:] for row in found.accuracy_matrix] == [[None, None]] * 3
     assert found.accuracy_curve == [row[0] for row in found.accuracy_matrix] and found.a_last is not None
+    # The images are of no task, so none can be given or found.
+    assert [a for row in found.task_il_matrix for a in row] == [None] * 9
+    assert found.task_id_accuracy == [None] * 3 and found.task_il is None
 
 
 def domains(images: Callable[..., ImageSet]) -> dict[str, Split]:

@@ -29,6 +29,17 @@ def test_seeds_and_orders_of_one_method_are_averaged(make_run: Maker) -> None:
     assert method.capacity == [[pytest.approx(cell) for cell in row] for row in runs[0].capacity or []]
 
 
+def test_orders_of_a_suite_are_averaged_though_written_by_several_versions(make_run: Maker) -> None:
+    runs = []
+    for order in (1, 2, 3):
+        stream = {"source": "digits", "increment": 2, "order_seed": order} | ({"held_out": 0.2} if order > 1 else {})
+        method = {"name": "duallora", "options": {"rank": 8} if order > 2 else {}, "readout": "product"}
+        runs.append(make_run(seed=order, config={"stream": stream, "method": method, "seed": order}))
+    (benchmark,) = benchmarks(runs)
+    (method,) = benchmark.methods
+    assert (method.label, len(method.runs)) == ("duallora", 3)
+
+
 def test_sorted_by_accuracy(make_run: Maker) -> None:
     (benchmark,) = benchmarks([make_run(method=name) for name in ("lora", "slda", "joint")])
     assert [method.label for method in benchmark.methods] == ["joint", "slda", "lora"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from duallora.bench.cells import Cell, Grid, merged
 from duallora.bench.index import Index
+from duallora.bench.state import difference
 from duallora.bench.table import folder_table
+from duallora.config import RunConfig
+from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.files import write_text_atomic
 
@@ -16,10 +20,13 @@ def publish(grid: Grid, done: list[Cell], target: Path) -> Path:
     """Copy finished cells, the suite's index and the table to `target`/<name of the grid>, and return that folder.
 
     Raises:
-        DualLoRAError: the place cannot be written.
+        DualLoRAError: the place cannot be written, or holds runs that are none of this grid's any more.
     """
     folder = target / grid.name
     source = public_source(grid.source)
+    if folder.resolve() == grid.folder.resolve():
+        raise DualLoRAError(f"'{target}' is where the bench itself works; publish to another folder")
+    _no_others(grid, folder, source, {cell.folder for cell in done})
     for cell in done:
         publish_run(cell.folder, folder / cell.folder.relative_to(grid.folder), source)
     index = Index.of(grid)
@@ -28,8 +35,28 @@ def publish(grid: Grid, done: list[Cell], target: Path) -> Path:
     return folder
 
 
+def _no_others(grid: Grid, folder: Path, source: str, renewed: set[Path]) -> None:
+    """Raise if the place holds runs of other settings, which a table would average with those of now."""
+    here = {"stream": {"source": source, "root": None}}
+    cells = {cell.folder.relative_to(grid.folder): cell for cell in grid.cells}
+    for place in sorted({path.parent for path in cells}):
+        for found in sorted((folder / place).glob("*/results.json")):
+            cell, change = cells.get(found.parent.relative_to(folder)), None
+            if cell is None:
+                change = "the suite has no such run"
+            elif cell.folder not in renewed:
+                wanted = RunConfig.model_validate(merged(cell.config.model_dump(mode="json"), here))
+                change = difference(RunResults.load(found).config, wanted, finished=True)
+            if change:
+                raise DualLoRAError(
+                    f"'{found.parent}' was published under other settings ({change}); remove it, or run it and "
+                    "publish again"
+                )
+
+
 def publish_run(run: Path, target: Path, source: str) -> None:
     """Copy the results of one run, for all its read-outs."""
+    shutil.rmtree(target, ignore_errors=True)
     here: dict[str, Any] = {"stream": {"source": source, "root": None}, "backbone": {"weights": None}}
     for found in sorted(run.rglob("results.json")):
         results = RunResults.load(found)

@@ -153,11 +153,17 @@ def _names(folders: list[Path]) -> tuple[str, ...]:
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    """The folders of a data set in parts, or nothing: a class may well be called 'train' (or 'test')."""
+    """The folders of a data set in parts, or nothing: a class may well be called 'train' (or 'test').
+
+    Other folders beside them do not matter where train and test hold folders of the same names.
+    """
     folders = {folder.name.lower(): folder for folder in _listing(root)[0]}
-    if "train" not in folders or not set(folders) <= set(_PARTS) or not _listing(folders["train"])[0]:
+    parts = {name: folder for name, folder in folders.items() if name in _PARTS}
+    inner = {name: {folder.name for folder in _listing(part)[0]} for name, part in parts.items()}
+    classes = inner.pop("train", set())
+    if not classes or (len(parts) < len(folders) and not any(classes & names for names in inner.values())):
         return {}
-    return folders
+    return parts
 
 
 def _walk(folder: Path, seen: set[str]) -> Iterator[tuple[Path, str]]:

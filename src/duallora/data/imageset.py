@@ -26,6 +26,10 @@ class Skipped:
     path: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Make the path one that can be written: bytes that are no UTF-8 are shown by their numbers."""
+        object.__setattr__(self, "path", os.fsencode(self.path).decode("utf-8", "backslashreplace"))
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class _Torchvision:
     images: str = "data"
     labels: str = "targets"
 
+
+HELD_OUT = 0.2  # share of each class to test on, where nothing says otherwise
 
 _BY_FLAG: dict[str, Any] = {"train": ({"train": True},), "test": {"train": False}}
 _BY_SPLIT: dict[str, Any] = {"train": ({"split": "train"},), "test": {"split": "test"}}
@@ -129,7 +131,12 @@ def load_named(name: str, root: str | Path | None = None, download: bool = True)
 
 
 def open_source(
-    source: str | Path, *, root: str | Path | None = None, download: bool = True, held_out: float = 0.2, seed: int = 0
+    source: str | Path,
+    *,
+    root: str | Path | None = None,
+    download: bool = True,
+    held_out: float = HELD_OUT,
+    seed: int = 0,
 ) -> Split:
     """Open any source of images: a name of `list_named()`, `folder:PATH`, `npz:PATH`, or just the path of either.
 
@@ -151,14 +158,15 @@ def open_source(
     if kind == "folder" and rest:
         return read_folder(rest, held_out=held_out, seed=seed)
     if kind == "npz" and rest:
-        return read_npz(rest)
+        return read_npz(rest, held_out=held_out)
     if _key(text) in list_named():
+        _not_held_out(_key(text), held_out)
         return load_named(text, root, download)
     path = Path(text).expanduser()
     if text and path.is_dir():
         return read_folder(path, held_out=held_out, seed=seed)
     if path.is_file() and path.suffix == ".npz":
-        return read_npz(path)
+        return read_npz(path, held_out=held_out)
     if path.is_file():
         raise DualLoRAError(f"'{path}' is a file; expected a folder with one sub-folder per class, or an .npz file")
     if len(path.parts) > 1 or path.suffix:
@@ -171,7 +179,7 @@ def open_domains(
     *,
     root: str | Path | None = None,
     download: bool = True,
-    held_out: float = 0.2,
+    held_out: float = HELD_OUT,
     seed: int = 0,
 ) -> dict[str, Split]:
     """Open a source of domains that share their classes: pacs, domainnet, core50, `folder:PATH`, or just the path.
@@ -189,12 +197,21 @@ def open_domains(
     text = str(source)
     key = _key(text)
     if key in _DOMAINS:
+        _not_held_out(key, held_out)
         return _DOMAINS[key](root, download)
     if key in list_named():
         raise DualLoRAError(
             f"data set '{key}' has no domains; take one of {', '.join(_DOMAINS)}, or a folder of domains"
         )
     return read_domains(text.removeprefix("folder:"), held_out=held_out, seed=seed)
+
+
+def _not_held_out(key: str, share: float) -> None:
+    if share != HELD_OUT:
+        raise DualLoRAError(
+            f"held_out is {share}, but which images of data set '{key}' are for testing is settled; leave it out, or "
+            "give its folder with folder:PATH"
+        )
 
 
 def _key(name: str) -> str:
@@ -218,16 +235,14 @@ def _digits() -> Split:
 
 def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path:
     """The folder to give to torchvision as its root, with the data set complete in it."""
-    own = base / key
-    if own.is_dir():
+    own, parts = base / key, [*source.train, *([] if source.test is None else [source.test])]
+    # Put there by us, or by torchvision, some of whose own folders have the same name.
+    if own.is_dir() and not (problem := _lacks(source, own, parts[-1:])):
         return own
-    if base.is_dir():
-        try:  # put there by torchvision
-            _construct(source, base, source.train[0], download=False)
-        except (RuntimeError, OSError):
-            pass
-        else:
-            return base
+    if base.is_dir() and not _lacks(source, base, parts):
+        return base
+    if own.is_dir():
+        raise DualLoRAError(f"'{own}' is incomplete or damaged ({problem}); delete it and load again")
     hint = (
         f"fetch it{_address(source)} on a machine with network into '{own}', or use 'digits', which needs no download"
     )
@@ -236,7 +251,7 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
     partial = base / f"{key}.partial"  # torchvision unpacks in place: only a complete data set gets its name
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        for options in [*source.train, *([] if source.test is None else [source.test])]:
+        for options in parts:
             _construct(source, partial, options, download=True)
         partial.replace(own)
     except (RuntimeError, OSError) as error:  # URLError and HTTPError are OSErrors
@@ -253,6 +268,16 @@ def _address(source: _Torchvision) -> str:
 
     address = getattr(getattr(datasets, source.name), "url", None)
     return f" ({address}, unpacked as torchvision does)" if isinstance(address, str) else ""
+
+
+def _lacks(source: _Torchvision, folder: Path, parts: Sequence[Mapping[str, Any]]) -> str:
+    """What torchvision says is wrong with the data set in a folder, or nothing."""
+    try:
+        for options in parts:
+            _construct(source, folder, options, download=False)
+    except (RuntimeError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _construct(source: _Torchvision, folder: Path, options: Mapping[str, Any], *, download: bool) -> Any:

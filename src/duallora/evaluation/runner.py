@@ -102,6 +102,8 @@ def run(
         same = stream.scenario == "domain-incremental" and number + 1 < len(stream)
         ahead = learner.batches(tests[number + 1]) if same else None  # in class-incremental its classes are unknown
         scored = score_step(learner.method, seen, learner.method.readouts, ahead)
+        if stream.shared_test:
+            scored = {readout: scores.without_tasks() for readout, scores in scored.items()}
         seconds = report.seconds | {"evaluate": time.perf_counter() - clock}
         steps.append(_step(learner, scored, seconds, report.capacity, began))
         _checkpoint(learner, steps, out, number, keep=number + 1 < len(stream))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class StepScores:
     task_il: list[float | None]
     task_id: float | None
     calibration: float | None
+
+    def without_tasks(self) -> StepScores:
+        """The same without figures that ask of which task an image is, for test images that are of none."""
+        return replace(self, task_il=[None] * len(self.task_il), task_id=None)
 
 
 def predicted_tasks(method: Method, rows: Tensor, tasks: Tensor | None) -> Tensor:

@@ -8,9 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from duallora.config import RunConfig
+from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
+from duallora.methods.registry import get_method
 
-REPEATED = {"seed", "order", "class_order"}  # keys of a config in which repetitions of one experiment differ
+REPEATED = {
+    "seed",
+    "order",
+    "class_order",
+    "order_seed",
+}  # keys of a config in which repetitions differ
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,10 @@ def benchmarks(runs: Sequence[RunResults]) -> list[Benchmark]:
     """Group runs into benchmarks, and those into methods, the best `a_last` first."""
     grouped: dict[object, dict[object, list[RunResults]]] = {}
     for run in runs:
-        sizes = tuple(len(task.classes) for task in run.tasks)
+        sizes = tuple(sorted(len(task.classes) for task in run.tasks))  # groups of classes come in any order
         classes = tuple(sorted(run.class_order))
         stream = (run.scenario, sizes, classes, sum(run.counts), run.backbone.sha256)
-        experiment = (run.method, len(run.accuracy_matrix), json.dumps(_lasting(run.config), sort_keys=True))
+        experiment = (run.method, len(run.accuracy_matrix), json.dumps(_lasting(_settled(run.config)), sort_keys=True))
         grouped.setdefault(stream, {}).setdefault(experiment, []).append(run)
     return [Benchmark(tuple(_sorted_methods(list(groups.values())))) for groups in grouped.values()]
 
@@ -131,7 +139,7 @@ def _label(run: RunResults, variants: list[RunResults]) -> str:
     """The method's name, and what sets this config apart where the same method ran with several."""
     if len(variants) == 1:
         return run.method
-    flat, others = _flat(_lasting(run.config)), [_flat(_lasting(other.config)) for other in variants]
+    flat, *others = (_flat(_lasting(_settled(one.config))) for one in (run, *variants))
     apart = [key for key in flat if any(other.get(key) != flat[key] for other in others)]
     words = [f"{key.rsplit('.', 1)[-1]} {flat[key]}" for key in apart]
     if len(run.accuracy_matrix) < len(run.tasks):
@@ -140,6 +148,20 @@ def _label(run: RunResults, variants: list[RunResults]) -> str:
     if not text or len(text) > 60:
         text = f"variant {variants.index(run) + 1}"
     return f"{run.method} ({text})"
+
+
+def _settled(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with defaults written out: a run from before there was a key is like one that left it out."""
+    try:
+        method = dict(config["method"])
+        readout = method.pop("readout", None)
+        whole = RunConfig.model_validate({**config, "method": method})
+        options = get_method(whole.method.name).Config.model_validate(whole.method.options)
+    except (KeyError, TypeError, ValueError, DualLoRAError):  # of another version; as it is, then
+        return config
+    settled: dict[str, Any] = whole.model_dump(mode="json")
+    settled["method"] |= {"options": options.model_dump(mode="json"), "readout": readout}
+    return settled
 
 
 def _lasting(config: Any) -> Any:

@@ -150,7 +150,7 @@ def read_tiny_imagenet(root: str | Path | None = None, download: bool = True) ->
     classes = sorted({name for _, name in pairs})
     train = listed(classes, pairs, f"'{place / 'train'}'")
     annotations = place / "val" / "val_annotations.txt"
-    if annotations.is_file():
+    if annotations.is_file() and (place / "val" / "images").is_dir():  # else val/ was sorted into class folders since
         rows = read_rows(annotations, 2, "val_0.JPEG n03444034 0 32 44 62")
         held = [(place / "val" / "images" / row[0], row[1]) for row in rows]
         strange = sorted({name for _, name in held} - set(classes))

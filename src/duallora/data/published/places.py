@@ -95,11 +95,14 @@ def _fetched(source: Published, base: Path) -> Path | None:
 
     assert source.archive is not None
     address, md5 = source.archive
+    own = base / source.name
+    if own.is_dir() and any(own.iterdir()):  # what would be fetched could not take its place
+        raise missing(source, base)
     partial = base / f"{source.name}.partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
         download_and_extract_archive(address, str(partial), md5=md5, remove_finished=True)
-        partial.replace(base / source.name)
+        partial.replace(own)
     except (RuntimeError, OSError) as error:  # URLError and HTTPError are OSErrors
         raise DualLoRAError(f"{missing(source, base)}; fetching it from {address} failed ({error})") from error
     return find(source, base)
