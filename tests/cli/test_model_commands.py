@@ -44,6 +44,14 @@ def test_learn_takes_method_and_backbone_for_a_new_model_only(typed: Type, tmp_p
     assert typed("inspect", model, "--json").document["method"]["name"] == "ncm"
     same = ("--method=ncm", "--backbone=test_vit", "--set=training.batch_size=8")
     assert typed("learn", model, pictures / "vehicles", *same).code == 0
+    document = json.loads((model / "duallora.json").read_text())
+    document["backbone"]["name"] = "test_vit.r160_in1k"  # as if timm's weights had been fetched
+    document["checksum"] = artefact._checksum(document)
+    tagged = shutil.copytree(model, tmp_path / "tagged")
+    (tagged / "duallora.json").write_text(json.dumps(document))
+    other = typed("learn", tagged, pictures / "animals", "--backbone=test_vi")
+    assert other.code == 2 and "has the backbone 'test_vit.r160_in1k', which cannot become 'test_vi'" in other.err
+    assert "cannot become" not in typed("learn", tagged, pictures / "animals", "--backbone=test_vit").err
     before = (model / "duallora.json").read_bytes()
     for options, said in (
         (("--method=lora",), "has the method 'ncm', which cannot become 'lora'"),

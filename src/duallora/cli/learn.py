@@ -109,11 +109,9 @@ def _existing(model: Path, method: str | None, backbone: str | None, settings: S
 
     manifest = read_manifest(model)
     for what, asked in (("method", method), ("backbone", backbone)):
-        held = manifest.get(what, {}).get("name")
-        if asked is not None and held not in (
-            asked,
-            f"{asked}.{held.rpartition('.')[2]}",
-        ):  # timm's tag may be left out
+        held = str(manifest.get(what, {}).get("name"))
+        tag = held.rpartition(".")[2]  # of timm's weights, which may be left out
+        if asked is not None and held not in (asked, f"{asked}.{tag}"):
             raise DualLoRAError(
                 f"model '{model}' has the {what} '{held}', which cannot become '{asked}'; leave --{what} out, "
                 "or give the folder of a new model"

@@ -13,12 +13,8 @@ from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.methods.registry import get_method
 
-REPEATED = {
-    "seed",
-    "order",
-    "class_order",
-    "order_seed",
-}  # keys of a config in which repetitions differ
+# Keys of a config in which repetitions of one experiment differ.
+REPEATED = {"seed", "order", "class_order", "order_seed"}
 
 
 @dataclass(frozen=True)
