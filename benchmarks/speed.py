@@ -6,7 +6,10 @@ Inference against plain timm, a training step against PEFT's LoRA, statistics ag
     python benchmarks/speed.py [--tasks 10] [--rounds 12] [--json FILE]
 
 Figures of one machine are noise; the two sides of a ratio alternate within the same minute and the median of the
-pairwise ratios is told. PEFT is optional (`pip install duallora[bench]`).
+pairwise ratios is told. Inference is measured on the bundled backbone, in batches as a training step takes them and as
+`predict` and `evaluate` do, and on a backbone of the size that people use (its weights random: timing needs no sense in
+them). Plain timm is timm's own forward pass with the attention that it chooses. PEFT is optional
+(`pip install duallora[bench]`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from duallora.methods import TaskInfo, get_method
 from duallora.methods.base import Method
 from duallora.training.device import Session, choose_device
 
+INFERENCE = (("bundled", 64), ("bundled", 256), ("vit_small_patch16_224", 32))  # backbones, images per pass
 TASK_IMAGES = 2048  # of a task whose statistics are timed; what does not grow with them weighs less in larger tasks
 
 
@@ -52,12 +56,12 @@ def ratio(ours: Callable[[], object], theirs: Callable[[], object], rounds: int)
     }
 
 
-def learned(tasks: int, device: torch.device) -> Method:
+def learned(tasks: int, device: torch.device, name: str = "bundled") -> Method:
     """DualLoRA with its defaults after so many tasks of two classes on random images.
 
     Timing needs no sense in them.
     """
-    backbone = load_backbone(levels=None).to(device)  # as Learner and runs take it
+    backbone = load_backbone(name, pretrained=name == "bundled", levels=None).to(device)  # as Learner and runs take it
     kind = get_method("duallora")
     method = kind(backbone, kind.Config()).to(device)
     size = backbone.preprocessing.size
@@ -93,6 +97,21 @@ def statistics_share(
     return statistics.median(shares)
 
 
+def inference(method: Method, name: str, batch: int, session: Session, rounds: int) -> dict[str, object]:
+    """Scores of a batch by a method, against the final tokens of the same batch by plain timm."""
+    size, device = method.backbone.preprocessing.size, session.device
+    images = torch.randn(batch, 3, size, size, device=device)
+    plain = load_backbone(name, pretrained=name == "bundled").vit.to(device)
+
+    @torch.no_grad()
+    def infer(network: Callable[[torch.Tensor], object]) -> None:
+        with session.autocast():
+            network(images)
+
+    found = ratio(partial(infer, method), partial(infer, plain.forward_features), rounds)
+    return {"backbone": name, "image_size": size, "batch": batch, **found}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,18 +129,13 @@ def main() -> None:
     }
     method = learned(args.tasks, device)
     size = method.backbone.preprocessing.size
+    figures["inference_vs_timm"] = [
+        inference(method if name == "bundled" else learned(args.tasks, device, name), name, batch, session, args.rounds)
+        for name, batch in INFERENCE
+    ]
+
     images = torch.randn(args.batch, 3, size, size, device=device)
-    labels = torch.arange(args.batch, device=device) % 2
-    plain = load_backbone().to(device)
-
-    @torch.no_grad()
-    def infer(network: Callable[[torch.Tensor], object]) -> None:
-        with session.autocast():
-            network(images)
-
-    figures["inference_vs_timm"] = ratio(lambda: infer(method), lambda: infer(plain), args.rounds)
-
-    labels = labels + 2 * args.tasks
+    labels = torch.arange(args.batch, device=device) % 2 + 2 * args.tasks
     method.begin_task(TaskInfo(args.tasks, (2 * args.tasks, 2 * args.tasks + 1), args.batch), [(images, labels)])
 
     def step_of(parameters: list[torch.nn.Parameter], loss: Callable[[], torch.Tensor]) -> Callable[[], None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from duallora.methods.base import part
 from duallora.methods.covariances import ClassCovariances
 from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.registry import get_method
 from duallora.methods.spreads import ClassSpreads
 
 Migration = Callable[[dict[str, Tensor], dict[str, Any]], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -48,11 +49,27 @@ def _to_3(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     return tensors | {f"read.spreads.{k}": v for k, v in spreads.state().items()}, manifest
 
 
+def _to_4(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Before 4, nothing was kept of whole tasks: their Gaussians are put together from those of their classes."""
+    factors = tensors.get("read.spreads.factors")
+    if factors is None or "tasks" not in get_method(manifest["method"]["name"]).readouts:
+        return tensors, manifest
+    gaussians = ClassGaussians(tensors["read.gaussians.sums"].shape[1], _shrinkage(manifest))
+    gaussians.load_state(part("read.gaussians", tensors))
+    spreads, tasks = ClassSpreads(gaussians.dim), ClassSpreads(gaussians.dim)
+    spreads.load_state(part("read.spreads", tensors))
+    tasks.basis, tasks.factors = spreads.basis, factors[:0]
+    if len(factors):
+        owner = tensors["read.rows.tasks"]
+        tasks.extend((spreads.whole(gaussians, owner == t) for t in owner.unique().tolist()), gaussians.merged(owner))
+    return tensors | {f"read.tasks.{k}": v for k, v in tasks.state().items() if k != "basis"}, manifest
+
+
 def _shrinkage(manifest: dict[str, Any]) -> float | str:
     """Of the Gaussians, as the model's options say."""
     chosen: float | str = manifest.get("method", {}).get("options", {}).get("shrinkage", "oas")
     return chosen
 
 
-MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3}
+MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4}
 """From a format_version to the next one: tensors and manifest in, tensors and manifest out."""

@@ -60,6 +60,13 @@ def test_a_pass_leaves_nothing_behind(with_levels: Make) -> None:
     assert torch.equal(backbone(images(2)), first)
 
 
+def test_a_pass_may_go_without_them(with_levels: Make) -> None:
+    backbone = with_levels(3)
+    whole = backbone(images())
+    torch.testing.assert_close(backbone(images(), levels=False), whole[:, :32])
+    assert torch.equal(backbone(images()), whole), "the next pass has them again"
+
+
 def test_gradients_reach_every_level(with_levels: Make) -> None:
     backbone = with_levels(3)
     x = images().requires_grad_()

@@ -121,7 +121,7 @@ def test_evaluate(typed: Type, trained: Path, pictures: Path) -> None:
 
 def test_inspect_shows_what_is_there(typed: Type, trained: Path) -> None:
     found = typed("inspect", trained, "--json").document
-    assert found["format_version"] == 3
+    assert found["format_version"] == artefact.FORMAT_VERSION
     assert found["method"]["name"] == "duallora"
     assert found["backbone"]["name"] == "test_vit"
     assert found["classes"] == ["cat", "dog"]

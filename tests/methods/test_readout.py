@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from scipy.stats import multivariate_normal
 
 from duallora.methods.readout import Readout, Sample
 from duallora.methods.rows import Rows
@@ -13,7 +14,7 @@ from duallora.methods.rows import Rows
 
 def taught() -> tuple[Readout, torch.Tensor]:
     rows, draw = Rows(), torch.Generator().manual_seed(0)
-    read = Readout(4, 6, rows)
+    read = Readout(4, 6, rows, tasks=True)
     for task, classes in enumerate([(0, 1, 2), (3,), (4, 5)]):
         rows.add(task, classes)
         read.begin(classes)
@@ -30,6 +31,42 @@ def test_the_product_is_heads_within_a_task_times_a_tempered_posterior() -> None
     within = np.concatenate([log_softmax(heads[:, part], 1) for part in (slice(0, 3), slice(3, 4), slice(4, 6))], 1)
     expected = within + 0.15 * log_softmax(gaussians, 1)
     np.testing.assert_allclose(read.scores(x, "product").detach().numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_tasks_are_told_by_one_gaussian_each() -> None:
+    rows, draw = Rows(), np.random.default_rng(0)
+    read, seen = Readout(4, 6, rows, tasks=True), []
+    for task, classes in enumerate([(0, 1, 2), (3,), (4, 5)]):
+        rows.add(task, classes)
+        read.begin(classes)
+        labels = torch.tensor(classes).repeat(12)
+        stretch = draw.normal(size=(6, 6))  # each task spreads in its own way
+        features = torch.tensor(draw.normal(size=(len(labels), 6)) @ stretch + labels.numpy()[:, None]).float()
+        for half in (slice(None, 9), slice(9, None)):
+            read.collect(features[half], labels[half])
+        read.finish([features], [labels])
+        seen.append(features.double().numpy())
+    x = torch.tensor(draw.normal(size=(7, 6)) * 2 + 2).float()
+    sigma = read.gaussians.merged(rows.task_index()).covariance().numpy()
+    within = sum((s - s.mean(0)).T @ (s - s.mean(0)) for s in seen) / (sum(map(len, seen)) - 3)
+    off = ~np.eye(6, dtype=bool)
+    shrunk = sigma[off] / within[off]  # one share of the spread within tasks is left, what is taken is made round
+    np.testing.assert_allclose(shrunk, shrunk[0], rtol=1e-4)
+    assert np.trace(sigma) == pytest.approx(np.trace(within), rel=1e-5)
+    logs = []
+    kept = zip(read.task_spreads.factors.double().numpy(), read.task_spreads.rest.double().numpy(), strict=True)
+    for own, (C, rho) in zip(seen, kept, strict=True):
+        w, spread = (len(own) - 1) / (4 * 6 + len(own) - 1), C.T @ C + rho * sigma
+        density = multivariate_normal(own.mean(0), (1 - w) * sigma + w * spread)
+        logs.append(density.logpdf(x.double().numpy()))
+    np.testing.assert_allclose(spread, np.cov(own.T), rtol=1e-3, atol=1e-4)  # exact for the newest, close before
+    evidence = log_softmax(np.stack(logs, 1), 1)
+    np.testing.assert_allclose(torch.log_softmax(read.task_scores(x), 1).numpy(), evidence, rtol=2e-3, atol=2e-3)
+    logits = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
+    expected = logits.numpy() + 0.15 * evidence[:, [0, 0, 0, 1, 2, 2]]
+    np.testing.assert_allclose(read.scores(x, "tasks", logits).numpy(), expected, rtol=1e-3, atol=1e-3)
+    own = read.scores(x, "tasks") - read.scores(x, "heads")
+    np.testing.assert_allclose(own.detach().numpy(), expected - logits.numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_other_heads_may_stand_in() -> None:

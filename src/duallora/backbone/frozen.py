@@ -78,11 +78,16 @@ class Backbone(nn.Module):
         """The attention module of each block: it has `qkv`, `proj`, `num_heads`, `scale`, `q_norm` and `k_norm`."""
         return [block.attn for block in self.vit.blocks]  # type: ignore[union-attr]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, levels: bool = True) -> Tensor:
         """Features (b, D) of normalised images (b, 3, S, S), S = `preprocessing.size`.
 
         The first d are the class token after the final norm; without a class token, the mean of the patch tokens. The
-        others, where there are `levels`, are described at `Levels`.
+        others, where there are `levels`, are described at `Levels`. A loss that reads the first d alone asks for no
+        levels: gradients of zero would go back through each of them.
+
+        Args:
+            images: (b, 3, S, S).
+            levels: whether the others are wanted; without, features are (b, d).
 
         Raises:
             DualLoRAError: images of another shape.
@@ -94,7 +99,7 @@ class Backbone(nn.Module):
                 f"{tuple(images.shape)}; resize them, or load the backbone with image_size="
             )
         prefer_plain_attention(self, images.device)
-        self._levels.seen.clear()  # of a pass that broke off, or that somebody took through `vit` itself
+        self._levels.listen(levels)
         tokens: Tensor = self.vit.forward_features(images)  # type: ignore[operator]
         prefix: int = self.vit.num_prefix_tokens  # type: ignore[assignment]
         pooled = tokens[:, 0] if self.has_class_token else tokens[:, prefix:].mean(dim=1)

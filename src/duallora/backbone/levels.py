@@ -23,10 +23,18 @@ class Levels:
         self.prefix: int = vit.num_prefix_tokens  # type: ignore[assignment]
         self.vit = vit
         self.seen: list[tuple[Tensor, Tensor]] = []  # class token and mean patch token (b, d), float32, of each block
+        self.listening = True
         for block in list(vit.blocks)[len(vit.blocks) - count :]:  # type: ignore[arg-type]
             block.register_forward_hook(self._see)
 
+    def listen(self, wanted: bool) -> None:
+        """Before a pass: whether its levels will be asked for."""
+        self.listening = wanted
+        self.seen.clear()  # of a pass that broke off, or that somebody took through `vit` itself
+
     def _see(self, _block: nn.Module, _inputs: object, tokens: Tensor) -> None:
+        if not self.listening:
+            return
         # Copies: a view would keep the tokens of all blocks in memory until the pass ends.
         first = tokens[:, 0].to(torch.float32, copy=True)
         patches: int = self.vit.patch_embed.num_patches  # type: ignore[union-attr, assignment]
@@ -58,9 +66,11 @@ class Levels:
                 parts.append(first)
             if depth or self.class_token:  # without a class token the final feature is the last mean already
                 parts.append(mean)
+        if not parts:
+            return final
         with torch.autocast(final.device.type, enabled=False):
-            levels = [F.layer_norm(p, p.shape[-1:]) for p in parts]
-        return torch.cat([final.float(), *levels], 1)
+            levels = F.layer_norm(torch.stack(parts, 1), final.shape[-1:])
+        return torch.cat([final.float(), levels.flatten(1)], 1)
 
 
 def fitting(dim: int, depth: int, class_token: bool) -> int:

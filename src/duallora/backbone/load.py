@@ -35,7 +35,6 @@ def load_backbone(
         weights: a .safetensors, .pth or .pt file to take the weights from, instead of the pre-trained ones.
         pretrained: False leaves the weights random (drawn from torch's global generator).
         image_size: pixels per side; the position embedding is resampled. Default: the size the network was made for.
-
         levels: of how many of the last blocks the features take the class token and the mean patch token, beside the
             final feature; None takes as many as give up to 2,304 features.
 

@@ -15,8 +15,9 @@ from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.report.summary import Figure, MethodGroup, over
 
-# Read-outs that answer by trained heads, with at most bases of subspaces: all others keep something of each class.
-WITHOUT_CLASS_STATISTICS = ("heads", "energy")
+# Read-outs that answer by trained heads, with at most bases or a Gaussian of a task's images as one: all others keep
+# something of each class.
+WITHOUT_CLASS_STATISTICS = ("heads", "energy", "tasks")
 NO_ADAPTATION = "ncm"  # the frozen network with class means: a line of every table
 
 Kind = Literal["measured", "no adaptation", "yardstick", "published"]

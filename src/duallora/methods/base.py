@@ -39,8 +39,8 @@ class BackboneLike(Protocol):
     def attention(self) -> list[nn.Module]:
         """The attention module of each block."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features of images: (b, 3, S, S) -> (b, D)."""
+    def __call__(self, images: Tensor, levels: bool = True) -> Tensor:
+        """Features of images: (b, 3, S, S) -> (b, D), or (b, d) without levels."""
 
 
 Shrinkage = Annotated[float, Field(gt=0, le=1)] | Literal["oas"]

@@ -48,7 +48,7 @@ class CoLoRConfig(MethodConfig):
         description="the task is chosen by features of the frozen network, or of the one adapted to the first task; "
         "the latter is CoLoR++ as we remember it, which we could not check",
     )
-    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
+    readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
@@ -94,19 +94,18 @@ class CoLoR(ReadingMethod):
         self._learning = True
         super().begin_task(task, batches)
 
-    def _pass(self, images: Tensor, adapter: int | None) -> Tensor:
-        """Features (b, D) under an adapter, or of the frozen network."""
+    def _pass(self, images: Tensor, adapter: int | None, levels: bool = True) -> Tensor:
+        """Features (b, D), or (b, d), under an adapter, or of the frozen network."""
         self.banks.use(adapter)
-        return self.backbone(images).float()
+        return self.backbone(images, levels).float()
 
     def _selecting(self, images: Tensor) -> Tensor:
         """Normalised features (b, d) by which tasks are told apart."""
-        features = self._pass(images, 0 if self.config.features == "first" else None)
-        return F.normalize(features[:, : self.backbone.dim], dim=1)
+        return F.normalize(self._pass(images, 0 if self.config.features == "first" else None, levels=False), dim=1)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head under the newest adapter."""
-        return self.read.local_loss(self._pass(images, len(self.banks) - 1), labels)
+        return self.read.local_loss(self._pass(images, len(self.banks) - 1, levels=False), labels)
 
     def end_task(self, batches: Batches) -> None:
         """One look at the images: class Gaussians under the new adapter, centroids of the selecting features."""

@@ -33,7 +33,7 @@ class ClassGaussians:
         self.counts = torch.zeros(0, dtype=torch.float64)
         self.sums = torch.zeros(0, dim, dtype=torch.float64)
         self.outer = torch.zeros(dim, dim, dtype=torch.float64)  # sum of x x^T; its lower triangle is what counts
-        self._solved: tuple[Tensor, Tensor, Tensor, float] | None = None
+        self._changed()
 
     def __len__(self) -> int:
         """Number of rows R."""
@@ -43,7 +43,7 @@ class ClassGaussians:
         """Add empty rows."""
         self.counts = torch.cat([self.counts, self.counts.new_zeros(rows)])
         self.sums = torch.cat([self.sums, self.sums.new_zeros(rows, self.dim)])
-        self._solved = None
+        self._changed()
 
     def update(self, features: Tensor, rows: Tensor) -> None:
         """Add features (b, d) that belong to rows (b,)."""
@@ -51,7 +51,27 @@ class ClassGaussians:
         self.counts.index_add_(0, rows, torch.ones(len(x), dtype=torch.float64))
         self.sums.index_add_(0, rows, x)
         self.outer.addmm_(x.T, x)
-        self._solved = None
+        self._changed()
+
+    def _changed(self) -> None:
+        """What follows from the sums is to be computed anew."""
+        self._solved: tuple[Tensor, Tensor, Tensor, float] | None = None  # weight, bias, Cholesky factor, alpha
+        self._precision: Tensor | None = None
+        self._merged: ClassGaussians | None = None
+
+    def merged(self, owner: Tensor) -> ClassGaussians:
+        """Gaussians of groups of rows, row r in group owner[r]: what they would be, had rows been groups all along.
+
+        The covariance that all share is then that within groups. The same for as long as no image comes.
+        """
+        if self._merged is None:
+            groups, owner = ClassGaussians(self.dim, self.shrinkage), owner.cpu()
+            groups.grow(int(owner.max()) + 1)
+            groups.counts.index_add_(0, owner, self.counts)
+            groups.sums.index_add_(0, owner, self.sums)
+            groups.outer = self.outer  # one tensor: a sum over images does not depend on their rows
+            self._merged = groups
+        return self._merged
 
     @property
     def means(self) -> Tensor:
@@ -98,11 +118,11 @@ class ClassGaussians:
     def _solve(self) -> tuple[Tensor, Tensor, Tensor, float]:
         if self._solved is None:
             sigma, alpha = self._regularised()
-            precision = torch.cholesky_inverse(torch.linalg.cholesky(sigma))
-            weight = self.means @ precision
+            factor = torch.linalg.cholesky(sigma)
+            weight = torch.cholesky_solve(self.means.T, factor).T
             bias = -0.5 * (weight * self.means).sum(1)
             bias[self.counts == 0] = -torch.inf
-            self._solved = (weight.float(), bias.float(), precision.float(), alpha)
+            self._solved = (weight.float(), bias.float(), factor, alpha)
         return self._solved
 
     def linear(self) -> tuple[Tensor, Tensor]:
@@ -117,12 +137,18 @@ class ClassGaussians:
         with torch.autocast(features.device.type, enabled=False):
             return features.float() @ weight.T + bias
 
+    def precision(self) -> Tensor:
+        """Sigma^-1 (d, d), float32; apart from `linear`, which does without this larger piece of work."""
+        if self._precision is None:
+            self._precision = torch.cholesky_inverse(self._solve()[2]).float()
+        return self._precision
+
     def distances(self, features: Tensor, rows: Tensor) -> Tensor:
         """Mahalanobis distance of features (b, d) to the means of rows (b,), divided by sqrt(d).
 
         About 1 for their own images.
         """
-        precision = self._solve()[2].to(features.device)
+        precision = self.precision().to(features.device)
         with torch.autocast(features.device.type, enabled=False):
             away = features.float() - self.means.float().to(features.device)[rows.to(features.device)]
             return ((away @ precision) * away).sum(1).clamp_min(0).sqrt() / math.sqrt(self.dim)
@@ -152,7 +178,7 @@ class ClassGaussians:
         within = self.scatter()
         self.sums = torch.cat([(old @ weight + offset) * n, self.sums[first:]])
         self.outer = within + (self.sums.T * self.counts.clamp_min(1).reciprocal()) @ self.sums
-        self._solved = None
+        self._changed()
 
     def state(self) -> dict[str, Tensor]:
         """Sums as tensors; of the symmetric one, a triangle."""
@@ -165,4 +191,4 @@ class ClassGaussians:
         i, j = torch.tril_indices(self.dim, self.dim)
         self.outer = self.outer.new_zeros(self.dim, self.dim)
         self.outer[i, j] = self.outer[j, i] = state["outer"]
-        self._solved = None
+        self._changed()

@@ -41,7 +41,7 @@ class InfLoRAConfig(MethodConfig):
     tasks: int | None = Field(
         None, ge=1, description="T, number of tasks that eps rises over; unknown by default: eps stays at lamb"
     )
-    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
+    readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
@@ -209,7 +209,7 @@ class InfLoRA(ReadingMethod):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head."""
-        return self.read.local_loss(self.backbone(images).float(), labels)
+        return self.read.local_loss(self.backbone(images, levels=False).float(), labels)
 
     def end_task(self, batches: Batches) -> None:
         """Fold the branches, one pass for second moments and class Gaussians, then count what is used now."""

@@ -13,6 +13,7 @@ from duallora.methods.readout import Readout
 class JointConfig(LoRAConfig):
     """Options of `joint`: those of `lora`, with the start of the head that serves one head over all classes best."""
 
+    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = "gaussian"
 
 
@@ -26,6 +27,7 @@ class Joint(LoRA):
     name: ClassVar[str] = "joint"
     Config: ClassVar[type[MethodConfig]] = JointConfig
     cumulative: ClassVar[bool] = True
+    readouts: ClassVar[tuple[str, ...]] = ("heads", "gaussian", "quadratic", "product")  # one head knows the tasks
     images = 0  # of all tasks so far
 
     def __init__(self, backbone: BackboneLike, config: AdapterConfig) -> None:

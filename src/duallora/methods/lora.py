@@ -24,7 +24,7 @@ class AdapterConfig(MethodConfig):
     scale: float = Field(1.0, gt=0, description="factor of the update, alpha / r in LoRA's terms")
     placement: Placement = Field(("value",), min_length=1, description="adapted maps of each block")
     blocks: tuple[int, ...] | None = Field(None, description="adapted blocks; all by default")
-    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
+    readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
@@ -99,7 +99,7 @@ class LoRA(ReadingMethod):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head, and the penalty on gates where there are any."""
-        loss = self.read.local_loss(self.backbone(images).float(), labels)
+        loss = self.read.local_loss(self.backbone(images, levels=False).float(), labels)
         return loss + self.gates.loss(self.gated()) if self.gates else loss
 
     def after_step(self) -> None:

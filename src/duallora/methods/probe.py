@@ -13,7 +13,7 @@ from duallora.methods.reading import ReadingMethod
 class ProbeConfig(MethodConfig):
     """Options of `probe`."""
 
-    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
+    readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = "random"
     shrinkage: Shrinkage = "oas"
 

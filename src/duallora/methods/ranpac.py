@@ -112,7 +112,7 @@ class RanPAC(ReadingMethod):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the first head."""
-        return self.read.local_loss(self.backbone(images).float(), labels)
+        return self.read.local_loss(self.backbone(images, levels=False).float(), labels)
 
     def _lift(self, features: Tensor) -> Tensor:
         """h (b, M), float32; the features themselves where there is no projection."""

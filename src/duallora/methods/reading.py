@@ -26,12 +26,13 @@ from duallora.methods.readout import Readout, Sample
 class ReadingMethod(Method):
     """A method whose rows are scored by `self.read`; what remains to a subclass is what it adapts and how it trains."""
 
-    readouts: ClassVar[tuple[str, ...]] = ("heads", "gaussian", "quadratic", "product")
+    readouts: ClassVar[tuple[str, ...]] = ("heads", "tasks", "gaussian", "quadratic", "product")
 
     def __init__(self, backbone: BackboneLike, config: MethodConfig, shrinkage: float | str) -> None:
         """Read-out over the backbone's features."""
         super().__init__(backbone, config)
-        self.read = Readout(backbone.dim, backbone.features, self.rows, shrinkage)
+        wanted = "tasks" in self.readouts
+        self.read = Readout(backbone.dim, backbone.features, self.rows, shrinkage, tasks=wanted)
 
     @property
     def looks_ahead(self) -> bool:

@@ -30,11 +30,18 @@ class Readout(nn.Module):
     """
 
     def __init__(
-        self, dim: int, features: int, rows: Rows, shrinkage: float | str = "oas", heads_apart: bool = True
+        self,
+        dim: int,
+        features: int,
+        rows: Rows,
+        shrinkage: float | str = "oas",
+        heads_apart: bool = True,
+        tasks: bool = False,
     ) -> None:
         """Over `features` = D, of which the first `dim` = d are the network's own, answering for `rows`.
 
-        `heads_apart`: each task's head was trained by itself, so that its logits say nothing about the task.
+        `heads_apart`: each task's head was trained by itself, so that its logits say nothing about the task. `tasks`:
+        whether Gaussians of whole tasks are wanted, which the read-out "tasks" asks.
         """
         super().__init__()
         self.heads_apart = heads_apart
@@ -42,6 +49,7 @@ class Readout(nn.Module):
         self.gaussians = ClassGaussians(features, shrinkage)
         self.spreads = ClassSpreads(features)
         self.kept: dict[str, ClassSpreads | ClassCovariances] = {"spreads": self.spreads}  # by class, beside Gaussians
+        self.task_spreads = ClassSpreads(features) if tasks else None  # a row per task, in the directions of `spreads`
         self.rows = rows
         self.limit = torch.zeros(0)  # (T,) the KNOWN_SHARE quantile of each task's own distances
         self._local = torch.zeros(0, dtype=torch.int64)
@@ -96,6 +104,10 @@ class Readout(nn.Module):
 
     def finish(self, features: list[Tensor], labels: list[Tensor]) -> None:
         """Fix the limit of what is known from some features of the task (they are not kept)."""
+        if self.task_spreads:
+            whole = self.spreads.together(self.gaussians)
+            self.task_spreads.basis = self.spreads.basis
+            self.task_spreads.extend([whole], self._of_tasks())
         for kept in self.kept.values():
             kept.seal(self.gaussians)
         x, y = torch.cat(features), torch.cat(labels)
@@ -108,8 +120,22 @@ class Readout(nn.Module):
             limit = self.limit[-1:] if len(self.limit) else torch.full((1,), torch.inf)
         self.limit = torch.cat([self.limit, limit])
 
+    def _of_tasks(self) -> ClassGaussians:
+        """One Gaussian per task."""
+        return self.gaussians.merged(self.rows.task_index())
+
+    def task_scores(self, features: Tensor) -> Tensor:
+        """(b, D) -> (b, T): one Gaussian per task, with its own covariance, of all its images whatever their class."""
+        if self.task_spreads is None:
+            raise RuntimeError("no Gaussians of tasks were asked for")
+        tasks = self._of_tasks()
+        return tasks.scores(features) + self.task_spreads.correction(features, tasks)
+
     def scores(self, features: Tensor, readout: str, logits: Tensor | None = None) -> Tensor:
-        """(b, D) -> (b, R) by "heads", "gaussian", "quadratic" or "product".
+        """(b, D) -> (b, R) by "heads", "tasks", "gaussian", "quadratic" or "product".
+
+        "tasks" is the logit of the head + TRUST log P_g(task): nothing of it knows what one class looks like but the
+        heads.
 
         "product" is log P_h(class | task) + TRUST log P_g(class): the heads tell the classes of a task apart, the
         Gaussians ("quadratic") also the tasks. A head over all rows has log P_h(class) in the place of the first.
@@ -119,11 +145,14 @@ class Readout(nn.Module):
             readout: which.
             logits: (b, R) of heads to take in the place of our own.
         """
-        if logits is None and readout in ("heads", "product"):
+        if logits is None and readout in ("heads", "tasks", "product"):
             with torch.autocast(features.device.type, enabled=False):
                 logits = self.heads(features.float())
         if logits is not None and readout == "heads":
             return logits
+        if logits is not None and readout == "tasks":
+            evidence = torch.log_softmax(self.task_scores(features), 1)
+            return logits.float() + TRUST * evidence[:, self.rows.task_index(features.device)]
         scores = self.gaussians.scores(features)
         if readout != "gaussian":
             scores = scores + self.spreads.correction(features, self.gaussians)
@@ -160,6 +189,10 @@ class Readout(nn.Module):
             ("rows", self.rows.state()),
             *((name, kept.state()) for name, kept in self.kept.items()),
         ]
+        if self.task_spreads:
+            tasks = self.task_spreads.state()
+            tasks.pop("basis", None)  # that of `spreads`
+            parts.append(("tasks", tasks))
         return {"limit": self.limit} | {k: v for name, state in parts for k, v in prefixed(name, state).items()}
 
     def load_state(self, state: State) -> None:
@@ -170,6 +203,9 @@ class Readout(nn.Module):
         self.rows.load_state(part("rows", state))
         for name, kept in self.kept.items():
             kept.load_state(part(name, state))
+        if self.task_spreads:
+            basis = {"basis": self.spreads.basis} if self.spreads.basis is not None else {}
+            self.task_spreads.load_state(part("tasks", state) | basis)
 
 
 class Sample:

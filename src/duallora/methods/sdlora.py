@@ -49,7 +49,7 @@ class SDLoRAConfig(MethodConfig):
         description="share of a new direction's square below which what earlier directions cannot express is dropped "
         "and the direction with it (SD-LoRA-KD; the paper's threshold is 9e-4); by default all are stored",
     )
-    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
+    readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
         description="start of a new head: small random weights, or the discriminant of the features before training",
@@ -129,7 +129,7 @@ class SDLoRA(ReadingMethod):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head."""
-        return self.read.local_loss(self.backbone(images).float(), labels)
+        return self.read.local_loss(self.backbone(images, levels=False).float(), labels)
 
     def end_task(self, batches: Batches) -> None:
         """Freeze or absorb the direction, fold the sum, one pass for the class Gaussians."""

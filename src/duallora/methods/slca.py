@@ -19,7 +19,7 @@ class SLCAConfig(MethodConfig):
 
     backbone_rate: float = Field(0.01, gt=0, description="learning rate of the backbone as a share of the heads'")
     align: AlignSettings = Field(AlignSettings(), description="how the heads are aligned after each task")
-    readout: Literal["align", "heads", "gaussian", "quadratic", "product"] = Field(
+    readout: Literal["align", "heads", "tasks", "gaussian", "quadratic", "product"] = Field(
         "align",
         description="aligned heads; heads as they were trained; class Gaussians with a shared covariance; the same, on "
         "some features with each class's own besides",
@@ -55,7 +55,7 @@ class SLCA(Aligned):
         "weight_decay": 5e-4,
         "clip": 1e6,  # none
     }
-    readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "gaussian", "quadratic", "product")
+    readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "tasks", "gaussian", "quadratic", "product")
     frozen: ClassVar[bool] = False
     config: SLCAConfig
 
@@ -76,7 +76,7 @@ class SLCA(Aligned):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head."""
-        return self.read.local_loss(self.backbone(images).float(), labels)
+        return self.read.local_loss(self.backbone(images, levels=False).float(), labels)
 
     def state(self) -> State:
         """Read-out, aligned heads and the backbone as it is now."""

@@ -94,6 +94,24 @@ class ClassSpreads:
         self.extend(covariances(), gaussians)
         self.grow(0)
 
+    def together(self, gaussians: ClassGaussians) -> Tensor:
+        """Covariance (k, k), float64, of all images of the task that ends, whatever their rows; before `seal`."""
+        if self._held:
+            self._choose()
+        n = gaussians.counts[len(gaussians) - len(self._sums) :].sum()
+        total = self._totals.sum(0)
+        return (self._sums.sum(0) - torch.outer(total, total) / n.clamp_min(1)) / (n - 1).clamp_min(1)
+
+    def whole(self, gaussians: ClassGaussians, rows: Tensor) -> Tensor:
+        """The same for some finished rows, a mask (R,), from what is kept of them."""
+        P, L = self._shared(gaussians)
+        n, mu = gaussians.counts[rows], gaussians.means[rows] @ P
+        C, rho = self.factors[rows].double(), self.rest[rows].double()
+        within = (n - 1).clamp_min(0)
+        away = mu - (n @ mu) / n.sum().clamp_min(1)
+        inside = (within @ rho) * (L @ L.T) + torch.einsum("r,rqi,rqj->ij", within, C, C)
+        return (inside + (away.T * n) @ away) / (n.sum() - 1).clamp_min(1)
+
     def _shared(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor]:
         """P (D, k), float64, and L (k, k) with P^T Sigma P = L L^T."""
         assert self.basis is not None, "a task without any image"

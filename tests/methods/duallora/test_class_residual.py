@@ -89,12 +89,13 @@ def in_numpy(
 
 @pytest.mark.parametrize("blocks", [(0, 1, 2), (1, 2), (0,)])
 @pytest.mark.parametrize("kind", [{}, {"class_token": False}, {"reg_tokens": 2}, {"qk_norm": True}])
+@pytest.mark.parametrize("training", [False, True])  # with gradients attention is computed otherwise
 def test_the_residual_is_what_its_equations_say(
-    backbones: Callable[..., Backbone], kind: dict[str, Any], blocks: tuple[int, ...]
+    backbones: Callable[..., Backbone], kind: dict[str, Any], blocks: tuple[int, ...], training: bool
 ) -> None:
     backbone = backbones(depth=3, **kind)
     residuals, x = finished(backbone, blocks=blocks), images(4)
-    with torch.no_grad():
+    with torch.set_grad_enabled(training):
         ours = features(residuals, backbone, x)
         for task in range(2):
             reference = in_numpy(residuals, backbone, x, task, blocks)

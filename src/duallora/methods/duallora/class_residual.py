@@ -143,6 +143,8 @@ def _read(q: Tensor, k: Tensor, v: Tensor, attention: nn.Module) -> Tensor:
     q = q.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
     k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (k, v))
     q, k = attention.q_norm(q), attention.k_norm(k)  # type: ignore[operator]
+    if not torch.is_grad_enabled():  # its backward pass is slow on a processor: see `prefer_plain_attention`
+        return F.scaled_dot_product_attention(q, k, v, scale=scale).permute(2, 0, 1, 3).flatten(2)
     # matmul would copy k^T column by column, which takes longer than copying k row by row.
     weights = torch.softmax((q * scale) @ k.contiguous().mT, -1).to(v.dtype)
     return (weights @ v).permute(2, 0, 1, 3).flatten(2)

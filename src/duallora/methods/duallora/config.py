@@ -65,11 +65,11 @@ class DualLoRAConfig(MethodConfig):
         "of the task that learned it; posterior of that task from class Gaussians in the block and those before it",
     )
 
-    readout: Literal["product", "quadratic", "gaussian", "posterior", "energy", "heads"] = Field(
+    readout: Literal["product", "quadratic", "gaussian", "posterior", "tasks", "energy", "heads"] = Field(
         "product",
         description="heads, those of the residual class tokens where there are any, times class Gaussians; class "
         "Gaussians of the features, on some with each class's own covariance; the same with one covariance "
-        "for all; task posterior of those times own heads; heads calibrated by the energy in the bases (the paper's "
+        "for all; task posterior of those times own heads; heads with one Gaussian per task; heads calibrated by the energy in the bases (the paper's "
         "letter); heads alone",
     )
     temperature: float = Field(0.1, gt=0, description="T of the task posterior from energies")

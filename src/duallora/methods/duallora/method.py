@@ -55,7 +55,7 @@ class DualLoRA(ReadingMethod):
     # What residuals of the class token learn reaches no other task, so they may train long: validation parts of the
     # digits and of PACS still gain from 5 to 10 epochs, PACS to 20.
     recommended: ClassVar[Mapping[str, object]] = {"epochs": 10}
-    readouts: ClassVar[tuple[str, ...]] = ("product", "quadratic", "gaussian", "posterior", "energy", "heads")
+    readouts: ClassVar[tuple[str, ...]] = ("product", "quadratic", "gaussian", "posterior", "tasks", "energy", "heads")
     config: DualLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: DualLoRAConfig) -> None:
@@ -122,14 +122,16 @@ class DualLoRA(ReadingMethod):
         parts = (self.sites, self.config.orthogonal_rate), (self.read, 1.0), (self.residuals, self.config.class_rate)
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
-    def _pass(self, images: Tensor, evidence: bool, residuals: bool = False) -> tuple[Tensor, Reading]:
+    def _pass(
+        self, images: Tensor, evidence: bool, residuals: bool = False, levels: bool = True
+    ) -> tuple[Tensor, Reading]:
         """One pass through the network with a fresh reading in every site."""
         reading = Reading(wanted=evidence)
         if self.residuals:
             self.residuals.listen(residuals)
         for site in self._sites():
             site.reading = reading
-        return self.backbone(images).float(), reading
+        return self.backbone(images, levels).float(), reading
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the newest head over its own classes, or against the Gaussians of earlier ones too.
@@ -137,8 +139,8 @@ class DualLoRA(ReadingMethod):
         To it comes that of the newest residual's head. Both share the pass and the norm that gradients are clipped to,
         but no parameter.
         """
-        features, _ = self._pass(images, evidence=False, residuals=True)
-        seen = self.config.loss == "seen"
+        seen = self.config.loss == "seen"  # the Gaussians that it asks read all D features
+        features, _ = self._pass(images, evidence=False, residuals=True, levels=seen)
         loss = self.read.seen_loss(features, labels) if seen else self.read.local_loss(features, labels)
         if self.residuals:
             logits = self.residuals.logits(self.residuals.features(features))
@@ -200,7 +202,7 @@ class DualLoRA(ReadingMethod):
             return self.read.output(encoding, chosen)
         if self.residuals and encoding.logits is None:
             raise RuntimeError(f"the read-out {chosen} needs encode_for(images, ['{chosen}']), between tasks")
-        if chosen == "product":
+        if chosen in ("product", "tasks"):
             return self.read.output(encoding, chosen)
         logits = self.read.scores(encoding.features, "heads") if encoding.logits is None else encoding.logits
         owner, measure = self.rows.task_index(logits.device), self.read.measure(encoding.features)

@@ -20,7 +20,7 @@ from duallora.methods.reading import ReadingMethod
 class PromptConfig(MethodConfig):
     """Options of every prompt method."""
 
-    readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
+    readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
@@ -34,7 +34,7 @@ class TwoPassMethod(ReadingMethod):
     def query(self, images: Tensor) -> Tensor:
         """q(x) (b, d), float32: the frozen network's own feature; prompts are in place only within `prompted`."""
         with torch.no_grad():
-            return self.backbone(images)[:, : self.backbone.dim].float()
+            return self.backbone(images, levels=False).float()
 
     @abstractmethod
     def prompted(self, images: Tensor, query: Tensor) -> Tensor:
