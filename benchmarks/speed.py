@@ -6,8 +6,8 @@ Inference against plain timm, a training step against PEFT's LoRA, statistics ag
     python benchmarks/speed.py [--tasks 10] [--rounds 12] [--json FILE]
 
 Figures of one machine are noise; the two sides of a ratio alternate within the same minute and the median of the
-pairwise ratios is told. Inference is measured on the bundled backbone, in batches as a training step takes them and as
-`predict` and `evaluate` do, and on a backbone of the size that people use (its weights random: timing needs no sense in
+pairwise ratios is told. Inference is measured on the bundled backbone, in batches as `predict` and `evaluate` take on a
+processor and elsewhere, and on a backbone of the size that people use (its weights random: timing needs no sense in
 them). Plain timm is timm's own forward pass with the attention that it chooses. PEFT is optional
 (`pip install duallora[bench]`).
 """

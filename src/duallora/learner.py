@@ -256,7 +256,7 @@ class Learner:
                 raise DualLoRAError(f"{what} is {value}, expected 1 or more")
         images = listed(images)
         answers: list[Prediction] = []
-        size = batch_size or self.training.evaluation_batch_size
+        size = batch_size or self.training.images_per_pass(self._session.device.type)
         for at in range(0, len(images), size):
             chunk = images[at : at + size]
             x = torch.stack([self.backbone.preprocessing.apply(decode(image)) for image in chunk])
@@ -317,7 +317,7 @@ class Learner:
         held = Batches(
             images,
             self.backbone.preprocessing,
-            batch_size=settings.evaluation_batch_size,
+            batch_size=settings.images_per_pass(self._session.device.type),
             label_map=index,
             workers=settings.workers,
         )

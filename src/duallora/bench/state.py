@@ -18,8 +18,8 @@ from duallora.evaluation.steps import StepRecord, load_steps
 
 Kind = Literal["done", "half", "missing", "altered", "foreign"]
 
-# Where something lay and ran, not what was run: finished results of another place are results all the same.
-PLACES = ("device", "stream.root", "backbone.weights", "training.workers")
+# Where something lay and how it ran, not what was run: finished results of another place are results all the same.
+PLACES = ("device", "stream.root", "backbone.weights", "training.workers", "training.evaluation_batch_size")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,11 @@ def learn_task(
     """
     timing, clock = TaskTiming(), _Clock()
     still = Batches(
-        images, preprocessing, batch_size=settings.evaluation_batch_size, label_map=label_map, workers=settings.workers
+        images,
+        preprocessing,
+        batch_size=settings.images_per_pass(session.device.type),
+        label_map=label_map,
+        workers=settings.workers,
     )
     with torch.random.fork_rng(devices=[session.device] if session.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -192,7 +196,7 @@ class _Features:
         still = Batches(
             images,
             preprocessing,
-            batch_size=settings.evaluation_batch_size,
+            batch_size=settings.images_per_pass(session.device.type),
             label_map=label_map,
             workers=settings.workers,
         )

@@ -39,4 +39,16 @@ class TrainingSettings(BaseModel):
         description="blend images of a batch and their labels: mixup, cutmix, or batch by batch either at random",
     )
     workers: int = Field(0, ge=0, description="processes that decode images of large sets")
-    evaluation_batch_size: int = Field(256, ge=1)
+    evaluation_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="images per pass without gradients; by default 256, on a processor 64: more outgrow its caches",
+    )
+
+    def images_per_pass(self, device: str) -> int:
+        """How many images go through the network at once where nothing trains, on a type of device.
+
+        >>> TrainingSettings().images_per_pass("cpu")
+        64
+        """
+        return self.evaluation_batch_size or (64 if device == "cpu" else 256)

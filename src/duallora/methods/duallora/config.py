@@ -69,8 +69,8 @@ class DualLoRAConfig(MethodConfig):
         "product",
         description="heads, those of the residual class tokens where there are any, times class Gaussians; class "
         "Gaussians of the features, on some with each class's own covariance; the same with one covariance "
-        "for all; task posterior of those times own heads; heads with one Gaussian per task; heads calibrated by the energy in the bases (the paper's "
-        "letter); heads alone",
+        "for all; task posterior of those times own heads; heads with one Gaussian per task; heads calibrated by the "
+        "energy in the bases (the paper's letter); heads alone",
     )
     temperature: float = Field(0.1, gt=0, description="T of the task posterior from energies")
     confidence: Literal["max", "margin", "entropy"] = Field("margin", description="c, how sure the task posterior is")
