@@ -58,7 +58,7 @@ def test_folder_is_as_documented(model: Path) -> None:
     document = json.loads((model / MANIFEST).read_text(encoding="utf-8"))
     payload = (model / TENSORS).read_bytes()
     assert document["format"] == "duallora"
-    assert document["format_version"] == 3
+    assert document["format_version"] == artefact.FORMAT_VERSION
     assert document["files"] == {TENSORS: {"sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}}
     assert document["classes"] == ["cat", "Ünïcode dog"]
     assert torch.__version__.startswith(document["library_versions"]["torch"].split("+")[0])

@@ -19,6 +19,7 @@ from duallora.backbone import Backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
 from duallora.methods.covariances import ClassCovariances
+from duallora.migrations import MIGRATIONS
 
 TRAINING = {"epochs": 2, "batch_size": 8}
 
@@ -215,14 +216,35 @@ def test_a_model_of_format_3_gets_its_gaussians_of_tasks(
     assert len(tensors) < len(load_file(path))
     save_artefact(tmp_path / "old", tensors, {k: manifest[k] for k in manifest if k not in artefact.RESERVED})
     document = json.loads((tmp_path / "old" / artefact.MANIFEST).read_text()) | {"format_version": 3}
+    document["training"]["evaluation_batch_size"] = 256  # what nobody had chosen
     (tmp_path / "old" / artefact.MANIFEST).write_text(json.dumps(document | {"checksum": artefact._checksum(document)}))
-    read, own = Learner.load(tmp_path / "old").method.read, learner.method.read
+    loaded = Learner.load(tmp_path / "old")
+    assert loaded.training.evaluation_batch_size is None
+    read, own = loaded.method.read, learner.method.read
     x = own.gaussians.means.float() + torch.randn(6, own.gaussians.dim, generator=torch.Generator().manual_seed(0))
     before, after = own.task_scores(x), read.task_scores(x)
     after, before = after[:, 0] - after[:, 1], before[:, 0] - before[:, 1]
     # What is left of a class counts by the covariance of now, not of then: close, not the same.
     assert before.abs().min() > 3
     torch.testing.assert_close(after, before, rtol=0.25, atol=1)
+    loaded.learn(images(2, 6, seed=9000, names="plant "), progress=False)
+    assert read.task_scores(x).shape == (6, 3)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("method", ["duallora", "lora+align", "slda"])
+def test_an_older_model_that_has_learned_nothing_can_begin(version: int, method: str) -> None:
+    learner = Learner.create("test_vit", method, pretrained=False, image_size=64, training=TRAINING)
+    tensors: dict[str, torch.Tensor] = {k: v for k, v in learner.method.state().items() if ".tasks." not in k}
+    d = learner.method.backbone.dim
+    if version < 3:
+        tensors["read.covariances.packed"] = torch.zeros(0, d * (d + 1) // 2)
+    manifest: dict[str, object] = {"method": {"name": method, "options": {}}, "training": {}}
+    for step in range(version, artefact.FORMAT_VERSION):
+        tensors, manifest = MIGRATIONS[step](tensors, manifest)
+    fresh = Learner.create("test_vit", method, pretrained=False, image_size=64, training=TRAINING).method
+    fresh.load_state(tensors)
+    assert len(fresh.rows) == 0
 
 
 def test_one_image_in_whatever_form_is_one_image(images: Callable[..., ImageSet], tmp_path: Path) -> None:

@@ -43,14 +43,21 @@ def _to_3(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     covariances.load_state({"packed": packed})
     d, spreads = covariances.dim, ClassSpreads(gaussians.dim)
     spreads.basis, spreads.factors = torch.eye(gaussians.dim, d), torch.zeros(0, d - 1, d)  # nothing is left out
-    spreads.extend((covariances.covariance(row) for row in range(len(packed))), gaussians)
+    if len(packed):
+        spreads.extend((covariances.covariance(row) for row in range(len(packed))), gaussians)
     aligned = any(name.startswith("align.") for name in tensors)
     tensors = {k: v for k, v in tensors.items() if aligned or k != "read.covariances.packed"}
     return tensors | {f"read.spreads.{k}": v for k, v in spreads.state().items()}, manifest
 
 
 def _to_4(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Before 4, nothing was kept of whole tasks: their Gaussians are put together from those of their classes."""
+    """Before 4, nothing was kept of whole tasks: their Gaussians are put together from those of their classes.
+
+    And passes took 256 images on whatever device, which nobody had chosen.
+    """
+    training = manifest.get("training", {})
+    if training.get("evaluation_batch_size") == 256:
+        manifest = manifest | {"training": training | {"evaluation_batch_size": None}}
     factors = tensors.get("read.spreads.factors")
     if factors is None or "tasks" not in get_method(manifest["method"]["name"]).readouts:
         return tensors, manifest
@@ -61,7 +68,7 @@ def _to_4(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     tasks.basis, tasks.factors = spreads.basis, factors[:0]
     if len(factors):
         owner = tensors["read.rows.tasks"]
-        tasks.extend((spreads.whole(gaussians, owner == t) for t in owner.unique().tolist()), gaussians.merged(owner))
+        tasks.extend(spreads.whole(gaussians, owner), gaussians.merged(owner))
     return tensors | {f"read.tasks.{k}": v for k, v in tasks.state().items() if k != "basis"}, manifest
 
 

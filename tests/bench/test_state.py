@@ -89,6 +89,21 @@ def test_where_it_ran_and_defaults_of_options_make_no_difference(grid_of: Make, 
     assert state_of(cell).kind == "done"
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_how_many_images_go_through_at_once_makes_no_difference(
+    grid_of: Make, finished: Callable[..., Any], whole: bool
+) -> None:
+    cell = grid_of().cells[0]
+    if whole:
+        finished(cell)
+        change_config(cell, "training", "evaluation_batch_size", 256)
+    else:
+        cell.folder.mkdir(parents=True)
+        other = grid_of({"overrides": ["training.evaluation_batch_size=256"]}).cells[0].config
+        (cell.folder / "config.json").write_text(other.model_dump_json())
+    assert state_of(cell).kind == ("done" if whole else "half")
+
+
 def test_half_a_run_of_other_settings(grid_of: Make) -> None:
     cell = grid_of().cells[0]
     cell.folder.mkdir(parents=True)

@@ -91,6 +91,14 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert runner.run(config("ncm"), tmp_path / "run", progress=False) == first
 
 
+def test_a_run_that_took_more_images_at_once_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = config("ncm")
+    other = other.model_copy(update={"training": other.training.model_copy(update={"evaluation_batch_size": 256})})
+    first = runner.run(other, tmp_path / "run", progress=False)
+    monkeypatch.setattr(runner, "build_stream", lambda c: pytest.fail("done again"))
+    assert runner.run(config("ncm"), tmp_path / "run", progress=False) == first
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     runner.run(config("ncm"), tmp_path / "run", progress=False)
     with pytest.raises(DualLoRAError, match=r"another configuration.*--redo"):

@@ -40,6 +40,19 @@ def test_orders_of_a_suite_are_averaged_though_written_by_several_versions(make_
     assert (method.label, len(method.runs)) == ("duallora", 3)
 
 
+def test_repetitions_may_take_other_numbers_of_images_at_once(make_run: Maker) -> None:
+    runs = []
+    for seed, size in ((0, 256), (1, None)):
+        training = {"evaluation_batch_size": size}
+        method = {"name": "duallora", "options": {}, "readout": "product"}
+        stream = {"source": "digits", "increment": 2}
+        held = {"stream": stream, "method": method, "seed": seed, "training": training}
+        runs.append(make_run(seed=seed, config=held))
+    (benchmark,) = benchmarks(runs)
+    (method,) = benchmark.methods
+    assert (method.label, len(method.runs)) == ("duallora", 2)
+
+
 def test_sorted_by_accuracy(make_run: Maker) -> None:
     (benchmark,) = benchmarks([make_run(method=name) for name in ("lora", "slda", "joint")])
     assert [method.label for method in benchmark.methods] == ["joint", "slda", "lora"]

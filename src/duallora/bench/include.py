@@ -15,7 +15,7 @@ def shared(kind: str) -> list[str]:
     """Names that `include` takes, among "rows" or in one of "protocols".
 
     >>> shared("rows")
-    ['standard', 'vit-b']
+    ['searched', 'standard', 'vit-b']
     """
     return list(shipped(f"bench/{kind}"))
 

@@ -19,7 +19,8 @@ from duallora.evaluation.steps import StepRecord, load_steps
 Kind = Literal["done", "half", "missing", "altered", "foreign"]
 
 # Where something lay and how it ran, not what was run: finished results of another place are results all the same.
-PLACES = ("device", "stream.root", "backbone.weights", "training.workers", "training.evaluation_batch_size")
+PLACES = ("device", "stream.root", "backbone.weights", "training.workers")
+ALIKE = ("training.evaluation_batch_size",)  # makes no difference to what is measured, nor to how a run goes on
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def difference(held: Any, config: RunConfig, *, finished: bool) -> str | None:
     except (DualLoRAError, ValidationError, TypeError, KeyError, AttributeError):
         return "this version of duallora cannot read its configuration"
     for key in (*wanted, *found):
-        if finished and key in PLACES:
+        if key in ALIKE or (finished and key in PLACES):
             continue
         if found.get(key) != wanted.get(key):
             return f"{key} is {_shown(found.get(key))}, the suite says {_shown(wanted.get(key))}"

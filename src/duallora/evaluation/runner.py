@@ -123,7 +123,7 @@ def _check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> Non
     held = out / "config.json"
     if held.exists():
         try:
-            same = RunConfig.model_validate_json(held.read_text()) == config
+            same = _experiment(RunConfig.model_validate_json(held.read_text())) == _experiment(config)
         except ValueError:
             same = False
         if not redo and not (same and resume):
@@ -131,6 +131,12 @@ def _check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> Non
             raise DualLoRAError(f"'{out}' holds {which}; give another --out, or start over with --redo")
     elif out.exists() and any(out.iterdir()):
         raise DualLoRAError(f"'{out}' exists and is no run of duallora; give another --out")
+
+
+def _experiment(config: RunConfig) -> RunConfig:
+    """A config without what makes no difference to what is measured."""
+    training = config.training.model_copy(update={"evaluation_batch_size": None})
+    return config.model_copy(update={"training": training})
 
 
 def _clear(out: Path) -> None:

@@ -205,7 +205,7 @@ def aligned(kind: type[ReadingMethod]) -> type[Aligned]:
 
     >>> from duallora.methods.lora import LoRA
     >>> aligned(LoRA).name, aligned(LoRA).readouts, aligned(LoRA).Config(rank=4).align.epochs
-    ('lora+align', ('align', 'heads', 'gaussian', 'quadratic', 'product'), 5)
+    ('lora+align', ('align', 'heads', 'tasks', 'gaussian', 'quadratic', 'product'), 5)
     """
     readouts = ("align", *kind.readouts)
     choice: Any = Literal[readouts]

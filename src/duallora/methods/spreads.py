@@ -102,15 +102,18 @@ class ClassSpreads:
         total = self._totals.sum(0)
         return (self._sums.sum(0) - torch.outer(total, total) / n.clamp_min(1)) / (n - 1).clamp_min(1)
 
-    def whole(self, gaussians: ClassGaussians, rows: Tensor) -> Tensor:
-        """The same for some finished rows, a mask (R,), from what is kept of them."""
+    def whole(self, gaussians: ClassGaussians, owner: Tensor) -> Iterator[Tensor]:
+        """The same for each group of finished rows, row r in group owner[r], from what is kept of the rows."""
         P, L = self._shared(gaussians)
-        n, mu = gaussians.counts[rows], gaussians.means[rows] @ P
-        C, rho = self.factors[rows].double(), self.rest[rows].double()
-        within = (n - 1).clamp_min(0)
-        away = mu - (n @ mu) / n.sum().clamp_min(1)
-        inside = (within @ rho) * (L @ L.T) + torch.einsum("r,rqi,rqj->ij", within, C, C)
-        return (inside + (away.T * n) @ away) / (n.sum() - 1).clamp_min(1)
+        shared = L @ L.T
+        for group in owner.unique().tolist():
+            rows = owner == group
+            n, mu = gaussians.counts[rows], gaussians.means[rows] @ P
+            C, rho = self.factors[rows].double(), self.rest[rows].double()
+            within = (n - 1).clamp_min(0)
+            away = mu - (n @ mu) / n.sum().clamp_min(1)
+            inside = (within @ rho) * shared + torch.einsum("r,rqi,rqj->ij", within, C, C)
+            yield (inside + (away.T * n) @ away) / (n.sum() - 1).clamp_min(1)
 
     def _shared(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor]:
         """P (D, k), float64, and L (k, k) with P^T Sigma P = L L^T."""

@@ -13,8 +13,8 @@ from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.methods.registry import get_method
 
-# Keys of a config in which repetitions of one experiment differ.
-REPEATED = {"seed", "order", "class_order", "order_seed"}
+# Keys of a config in which repetitions of one experiment differ, or may.
+REPEATED = {"seed", "order", "class_order", "order_seed", "evaluation_batch_size"}
 
 
 @dataclass(frozen=True)

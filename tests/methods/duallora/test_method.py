@@ -237,6 +237,15 @@ def test_first_task_may_be_bolder(backbone: Backbone) -> None:
     assert ranks == [6, 2]
 
 
+@pytest.mark.parametrize(("first", "expected"), [(None, [0.1, 0.1]), (2.0, [2.0, 0.1])])
+def test_first_task_may_train_faster(backbone: Backbone, first: float | None, expected: list[float]) -> None:
+    method = DualLoRA(backbone, DualLoRAConfig(rank=2, first_rate=first))
+    rates: list[float] = []
+    for t in range(2):
+        learn(method, t, torch.randn(4, 3, 16, 16), (t,), lambda m: rates.append(m.groups()[0].rate))
+    assert rates == expected
+
+
 def test_a_class_whose_images_are_all_missing_does_not_spoil_the_others(backbone: Backbone) -> None:
     method = DualLoRA(backbone, DualLoRAConfig())
     x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -42,6 +42,9 @@ class DualLoRAConfig(MethodConfig):
         description="learning rate of what changes the network for every task (orthogonal adapter, residuals in the "
         "maps), relative to the setting's",
     )
+    first_rate: float | None = Field(
+        None, gt=0, description="its rate in the first task, when nothing is to be protected yet; as `orthogonal_rate`"
+    )
     residual: Literal["class", "maps", "both", "none"] = Field(
         "class",
         description="where residual adapters lie: on a class token that each task has for itself, in the maps of "

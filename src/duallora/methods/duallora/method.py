@@ -119,7 +119,9 @@ class DualLoRA(ReadingMethod):
 
         The last are small, and what they do reaches no other task: they bear more.
         """
-        parts = (self.sites, self.config.orthogonal_rate), (self.read, 1.0), (self.residuals, self.config.class_rate)
+        cfg = self.config
+        shared = cfg.first_rate if self._task == 0 and cfg.first_rate else cfg.orthogonal_rate
+        parts = (self.sites, shared), (self.read, 1.0), (self.residuals, cfg.class_rate)
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
     def _pass(

@@ -94,10 +94,10 @@ class CODAPrompt(TwoPassMethod):
                         "orthogonal; lower `components`, or use a wider backbone"
                     )
 
-    def prompted(self, images: Tensor, query: Tensor) -> Tensor:
+    def prompted(self, images: Tensor, query: Tensor, levels: bool = True) -> Tensor:
         """Features with each image's own sum of components."""
         with inserted(self.sites, {block: components.prefix(query) for block, components in self._blocks()}):
-            return self.backbone(images).float()
+            return self.backbone(images, levels).float()
 
     def penalty(self) -> Tensor:
         """Sum of the penalties of all components of all blocks."""
@@ -105,7 +105,7 @@ class CODAPrompt(TwoPassMethod):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy + lambda x penalty."""
-        loss = self.read.local_loss(self.prompted(images, self.query(images)), labels)
+        loss = self.read.local_loss(self.prompted(images, self.query(images), levels=False), labels)
         return loss + self.config.orthogonality * self.penalty() if self.config.orthogonality else loss
 
     def _parts(self) -> list[tuple[str, Grown]]:

@@ -88,15 +88,15 @@ class DualPrompt(TwoPassMethod):
         """Task (b,) whose key is nearest to each query (b, d)."""
         return cosines(query, self.keys()).argmax(1)
 
-    def _run(self, images: Tensor, expert: Tensor) -> Tensor:
-        """The prompted pass with E-prompts (b, blocks, 2, L_e, d): features (b, d)."""
+    def _run(self, images: Tensor, expert: Tensor, levels: bool = True) -> Tensor:
+        """The prompted pass with E-prompts (b, blocks, 2, L_e, d): features (b, D), or (b, d)."""
         prefixes = {
             b: p.expand(len(images), -1, -1, -1) for b, p in zip(self.general_blocks, self.general, strict=True)
         }
         for b, p in zip(self.expert_blocks, expert.unbind(1), strict=True):
             prefixes[b] = torch.cat([prefixes[b], p], dim=2) if b in prefixes else p
         with inserted(self.sites, prefixes):
-            return self.backbone(images).float()
+            return self.backbone(images, levels).float()
 
     def prompted(self, images: Tensor, query: Tensor) -> Tensor:
         """Features with the E-prompt of the nearest key."""
@@ -105,7 +105,7 @@ class DualPrompt(TwoPassMethod):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy with the task's own E-prompt + lambda x key loss."""
         pull = (1 - cosines(self.query(images), self.keys.newest)).mean()
-        features = self._run(images, self.experts.newest.expand(len(images), -1, -1, -1, -1))
+        features = self._run(images, self.experts.newest.expand(len(images), -1, -1, -1, -1), levels=False)
         return self.read.local_loss(features, labels) + self.config.key_loss * pull
 
     def state(self) -> State:

@@ -69,10 +69,10 @@ class L2P(TwoPassMethod):
         near, chosen = cosines(query, self.keys).topk(self.config.top, dim=1)
         return chosen, near
 
-    def _run(self, images: Tensor, chosen: Tensor) -> Tensor:
-        """The prompted pass: features (b, d)."""
+    def _run(self, images: Tensor, chosen: Tensor, levels: bool = True) -> Tensor:
+        """The prompted pass: features (b, D), or (b, d)."""
         with self.input.inserted(self.prompts[chosen].flatten(1, 2)):  # (b, N, L, d) -> (b, N L, d)
-            return self.backbone(images).float()
+            return self.backbone(images, levels).float()
 
     def prompted(self, images: Tensor, query: Tensor) -> Tensor:
         """Features with the prompts of the nearest keys."""
@@ -82,7 +82,7 @@ class L2P(TwoPassMethod):
         """Local cross-entropy + lambda x key loss."""
         chosen, near = self.choose(self.query(images))
         pull = (1 - near).sum(1).mean()
-        return self.read.local_loss(self._run(images, chosen), labels) + self.config.key_loss * pull
+        return self.read.local_loss(self._run(images, chosen, levels=False), labels) + self.config.key_loss * pull
 
     def state(self) -> State:
         """Pool and read-out."""
