@@ -15,12 +15,13 @@ from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.evaluation.steps import StepRecord, load_steps
+from duallora.training.settings import INDIFFERENT
 
 Kind = Literal["done", "half", "missing", "altered", "foreign"]
 
 # Where something lay and how it ran, not what was run: finished results of another place are results all the same.
 PLACES = ("device", "stream.root", "backbone.weights", "training.workers")
-ALIKE = ("training.evaluation_batch_size",)  # makes no difference to what is measured, nor to how a run goes on
+ALIKE = tuple(f"training.{key}" for key in INDIFFERENT)
 
 
 @dataclass(frozen=True)

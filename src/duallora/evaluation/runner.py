@@ -24,6 +24,7 @@ from duallora.evaluation.steps import StepRecord, load_steps
 from duallora.files import write_json_atomic
 from duallora.learner import Learner
 from duallora.stream import Task, TaskStream, ordered
+from duallora.training.settings import INDIFFERENT
 
 
 def build_stream(config: StreamConfig) -> TaskStream:
@@ -135,7 +136,7 @@ def _check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> Non
 
 def _experiment(config: RunConfig) -> RunConfig:
     """A config without what makes no difference to what is measured."""
-    training = config.training.model_copy(update={"evaluation_batch_size": None})
+    training = config.training.model_copy(update=dict.fromkeys(INDIFFERENT))
     return config.model_copy(update={"training": training})
 
 

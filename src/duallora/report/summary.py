@@ -12,9 +12,10 @@ from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.methods.registry import get_method
+from duallora.training.settings import INDIFFERENT
 
 # Keys of a config in which repetitions of one experiment differ, or may.
-REPEATED = {"seed", "order", "class_order", "order_seed", "evaluation_batch_size"}
+REPEATED = {"seed", "order", "class_order", "order_seed", *INDIFFERENT}
 
 
 @dataclass(frozen=True)

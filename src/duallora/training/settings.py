@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Settings that make no difference to what is measured, nor to how a run that broke off goes on.
+INDIFFERENT = ("evaluation_batch_size",)
+
 
 class TrainingSettings(BaseModel):
     """Settings of the loop; all methods are trained by it.
