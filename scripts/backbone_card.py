@@ -53,6 +53,7 @@ ARGUMENTS = (  # of pretrain_backbone.py, in the order in which the card repeats
         "mixup",
     ),
     *("ema", "drop_path", "jitter", "warmup", "optimizer", "scale", "sizes", "switch"),
+    *("size_per_step", "three_augment", "compile"),
 )
 
 
@@ -133,18 +134,26 @@ def command(recipe: dict[str, Any]) -> str:
     """The call of pretrain_backbone.py that a recipe came from, every argument spelled out."""
     words = ["python scripts/pretrain_backbone.py IMAGES OUT"]
     for name in ARGUMENTS:
-        value = recipe[name]
+        value = recipe.get(name, False)  # recipes of before have no flags
         values = value if isinstance(value, list) else [value]
-        if values:
+        if isinstance(value, bool):
+            words += [f"--{name.replace('_', '-')}"] if value else []
+        elif values:
             words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
     return " ".join(words)
 
 
 def schedule(recipe: dict[str, Any]) -> str:
-    """`11 epochs at 32 px, 4 at 48 px`."""
+    """`11 epochs at 32 px, 4 at 48 px`; sizes that are drawn for every step stand as `32, 48 or 64 px`."""
     stages = [(size, len(list(epochs))) for size, epochs in groupby(recipe["history"], key=lambda epoch: epoch["size"])]
     unit = " epoch" if stages[0][1] == 1 else " epochs"
-    return ", ".join(f"{n}{unit if i == 0 else ''} at {size} px" for i, (size, n) in enumerate(stages))
+    return ", ".join(f"{n}{unit if i == 0 else ''} at {pixels(size)} px" for i, (size, n) in enumerate(stages))
+
+
+def pixels(size: int | list[int]) -> str:
+    """`64`, or `32, 48 or 64`."""
+    *others, last = size if isinstance(size, list) else [size]
+    return f"{', '.join(map(str, others))} or {last}" if others else str(last)
 
 
 def cosine(recipe: dict[str, Any]) -> str:
@@ -199,7 +208,9 @@ def recipe_rows(card: dict[str, Any]) -> dict[str, str]:
         "weight decay": f"{r['weight_decay']:g}",
         "batch": f"{r['batch']} images",
         "augmentation": f"random resized crops of {crops} of the area, flips, brightness and contrast by up to "
-        f"{100 * r['jitter']:g} %",
+        f"{100 * r['jitter']:g} %"
+        + ("; one of gray, solarised, blurred (3-Augment)" if r.get("three_augment") else ""),
+        "drop path": f"up to {r['drop_path']:g}" if r["drop_path"] else "none",
         "mixup and CutMix": f"alpha {r['mixup']:g}" if r["mixup"] else "none",
         "weight average (EMA)": f"{r['ema']:g}" if r["ema"] else "none",
         "precision": "a bfloat16 copy computes, a float32 master is updated",

@@ -7,14 +7,17 @@ IMAGES is a folder with one sub-folder per class, or an .npz with `train_x` (n, 
 OUT receives `backbone.safetensors` (float16, timm's parameter names), `recipe.json` (every setting, the loss per epoch,
 versions, seconds) and, while training, `checkpoint.pt`, from which the same command goes on.
 
-The recipe is made for a processor without accelerator, where the number of images seen is what is dear:
+The defaults are made for a processor without accelerator, where the number of images seen is what is dear:
 
 * the resolution grows during training (``--sizes``): 17 tokens at 32 px cost a quarter of 65 tokens at 64 px;
 * Muon (Jordan et al. 2024, `torch.optim.Muon`) updates the matrices of the blocks, AdamW everything else;
 * a bfloat16 copy of the network computes, a float32 master of its weights is updated;
-* random resized crops, flips and colour changes are drawn for a whole batch at once.
+* random resized crops, flips and colour changes are drawn for a whole batch at once, where the network is.
 
-With an accelerator use more epochs, ``--depth 12 --sizes 64 --mixup 0.8 --ema 0.9998``.
+With an accelerator the images are what runs out: more epochs, a deeper network, and all that keeps it from learning
+them by heart (``--depth 12 --epochs 150 --batch 1024 --mixup 0.8 --three-augment --drop-path 0.05 --ema 0.999``).
+``--size-per-step`` draws one of ``--sizes`` for every step, so that the network serves at all of them;
+``--compile`` costs a minute and makes every step about twice as fast.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from torch import Tensor, nn
 from duallora.compat import import_timm
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CHECKPOINT_SECONDS = 60  # at least, between two checkpoints
 
 
 def read_images(source: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,23 +61,48 @@ def read_images(source: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.asarray(labels)
 
 
-def augment(images: Tensor, size: int, rng: torch.Generator, scale: tuple[float, float], jitter: float) -> Tensor:
-    """Random resized crop, flip, brightness and contrast of a batch: uint8 (b, s, s, 3) -> float (b, 3, size, size)."""
-    b = len(images)
-    draw = lambda low, high: low + (high - low) * torch.rand(b, generator=rng)  # noqa: E731
+def augment(
+    images: Tensor, size: int, rng: torch.Generator, scale: tuple[float, float], jitter: float, three: bool = False
+) -> Tensor:
+    """Random resized crop, flip, brightness and contrast of a batch: uint8 (b, s, s, 3) -> float (b, 3, size, size).
+
+    Args:
+        images: on the device of `rng`.
+        size: pixels a side of what comes back.
+        rng: draws all.
+        scale: area of the crop, as shares.
+        jitter: brightness and contrast change by up to this share.
+        three: each image also turns gray, is solarised or is blurred (3-Augment, DeiT III, arXiv:2204.07118).
+    """
+    b, device = len(images), images.device
+    draw = lambda low, high: low + (high - low) * torch.rand(b, generator=rng, device=device)  # noqa: E731
     area, log_ratio = draw(*scale), draw(math.log(3 / 4), math.log(4 / 3))
     height = (area / log_ratio.exp()).sqrt().clamp(max=1)  # sides as shares of the whole image
     width = (area * log_ratio.exp()).sqrt().clamp(max=1)
-    flip = torch.where(torch.rand(b, generator=rng) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(b, 2, 3)
+    flip = torch.where(draw(0, 1) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(b, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 1, 1] = width * flip, height
     theta[:, 0, 2], theta[:, 1, 2] = draw(-1, 1) * (1 - width), draw(-1, 1) * (1 - height)
     x = images.permute(0, 3, 1, 2).float().div_(255)
     x = F.grid_sample(x, F.affine_grid(theta, [b, 3, size, size], align_corners=False), align_corners=False)
+    if three:
+        x = one_of_three(x, draw(0, 3))
     gray = x.mean((1, 2, 3), keepdim=True)
     contrast, brightness = (draw(1 - jitter, 1 + jitter).view(b, 1, 1, 1) for _ in range(2))
     x = ((x - gray) * contrast + gray) * brightness
-    return (x.clamp_(0, 1) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
+    return (x.clamp_(0, 1) - mean) / std
+
+
+def one_of_three(x: Tensor, which: Tensor) -> Tensor:
+    """Images (b, 3, s, s) from 0 to 1: gray where `which` (b,) is below 1, solarised below 2, else blurred."""
+    which = which.view(-1, 1, 1, 1)
+    row = x.new_tensor([1, 4, 6, 4, 1]) / 16  # binomial: a standard deviation of one pixel
+    kernel = (row[:, None] * row).expand(3, 1, 5, 5)
+    blurred = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
+    gray = (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+    solarised = torch.where(x < 0.5, x, 1 - x)
+    return torch.where(which < 1, gray, torch.where(which < 2, solarised, blurred))
 
 
 def mix(x: Tensor, target: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -81,7 +110,7 @@ def mix(x: Tensor, target: Tensor, alpha: float, rng: np.random.Generator) -> tu
     if not alpha:
         return x, target
     share = float(rng.beta(alpha, alpha))
-    order = torch.from_numpy(rng.permutation(len(x)))
+    order = torch.from_numpy(rng.permutation(len(x))).to(x.device)
     if rng.random() < 0.5:
         return x.mul(share).add_(x[order], alpha=1 - share), share * target + (1 - share) * target[order]
     side = x.shape[-1]
@@ -102,7 +131,8 @@ def optimisers(model: nn.Module, lr: float, weight_decay: float, muon: bool) -> 
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    chosen: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
+    fused = rest[0].device.type == "cuda"
+    chosen: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=fused)]
     if matrices:
         chosen.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return chosen
@@ -113,7 +143,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = read_images(args.images, args.size)
-    targets, pixels = torch.from_numpy(labels), torch.from_numpy(images)
+    targets, pixels = torch.from_numpy(labels).to(device), torch.from_numpy(images).to(device)
     shape = {
         "img_size": args.size,
         "patch_size": args.patch,
@@ -126,10 +156,12 @@ def train(args: argparse.Namespace) -> None:
     ).to(device)
     worker = copy.deepcopy(master).bfloat16()
     for block in worker.blocks:
-        block.attn.fused_attn = (
-            device != "cpu"
-        )  # the fused backward pass is five times slower than plain products on a CPU
+        # the fused backward pass is five times slower than plain products on a CPU
+        block.attn.fused_attn = device != "cpu"
+        if args.compile:
+            block.compile()
     ema = copy.deepcopy(master) if args.ema else None
+    big, small = list(master.parameters()), list(worker.parameters())
     chosen = optimisers(master, args.lr, args.weight_decay, args.optimizer == "muon")
     steps = len(pixels) // args.batch
     total, warm, done, history, spent = args.epochs * steps, args.warmup * steps, 0, [], 0.0
@@ -140,18 +172,20 @@ def train(args: argparse.Namespace) -> None:
         master.load_state_dict(saved["model"])
         for opt, state in zip(chosen, saved["optimisers"], strict=True):
             opt.load_state_dict(state)
+        if ema is not None:
+            ema.load_state_dict(saved["ema"])
         done, history, spent = saved["epoch"], saved["history"], saved["seconds"]
-    pairs = list(zip(master.parameters(), worker.parameters(), strict=True))
+    saved_at = time.perf_counter()
     for epoch in range(done, args.epochs):
-        began, running = time.perf_counter(), 0.0
+        began, running = time.perf_counter(), torch.zeros((), device=device)
         size = (
             args.sizes[min(len(args.sizes) - 1, epoch * len(args.sizes) // args.epochs)]
             if not args.switch
             else args.sizes[sum(epoch >= s for s in args.switch)]
         )
-        draw = torch.Generator().manual_seed(args.seed * 1000 + epoch)
+        draw = torch.Generator(device).manual_seed(args.seed * 1000 + epoch)
         rng = np.random.default_rng(args.seed * 1000 + epoch)
-        order = torch.randperm(len(pixels), generator=draw)
+        order = torch.randperm(len(pixels), generator=draw, device=device)
         worker.train()
         for step in range(steps):
             at = epoch * steps + step
@@ -159,46 +193,52 @@ def train(args: argparse.Namespace) -> None:
             for opt in chosen:
                 for group in opt.param_groups:
                     group["lr"] = rate
+            if args.size_per_step:
+                size = int(rng.choice(args.sizes))
             with torch.no_grad():
-                for big, small in pairs:
-                    small.copy_(big)
+                torch._foreach_copy_(small, big)
             rows = order[step * args.batch : (step + 1) * args.batch]
-            x = augment(pixels[rows], size, draw, tuple(args.scale), args.jitter)
+            x = augment(pixels[rows], size, draw, tuple(args.scale), args.jitter, args.three_augment)
             y = F.one_hot(targets[rows], master.num_classes).float()
             x, y = mix(x, y * (1 - args.smoothing) + args.smoothing / y.shape[1], args.mixup, rng)
-            loss = F.cross_entropy(worker(x.to(device, torch.bfloat16)).float(), y.to(device))
+            loss = F.cross_entropy(worker(x.bfloat16()).float(), y)
             loss.backward()
-            for big, small in pairs:
-                big.grad, small.grad = small.grad.float(), None
+            for exact, rough in zip(big, small, strict=True):
+                exact.grad, rough.grad = rough.grad.float(), None
             nn.utils.clip_grad_norm_(master.parameters(), 1.0)
             for opt in chosen:
                 opt.step()
             if ema is not None:
                 with torch.no_grad():
-                    for slow, fast in zip(ema.parameters(), master.parameters(), strict=True):
-                        slow.lerp_(fast, 1 - min(args.ema, (at + 1) / (at + 10)))
-            running += loss.item()
+                    torch._foreach_lerp_(list(ema.parameters()), big, 1 - min(args.ema, (at + 1) / (at + 10)))
+            running += loss.detach()
             if args.report and step % args.report == 0:
                 print(
                     f"epoch {epoch} step {step}/{steps} size {size} loss {loss.item():.3f} "
                     f"{(step + 1) * args.batch / (time.perf_counter() - began):.0f} img/s",
                     flush=True,
                 )
-        spent += time.perf_counter() - began
+        loss_of_epoch = running.item() / steps  # waits for the device
+        seconds = time.perf_counter() - began
+        spent += seconds
         history.append(
             {
                 "epoch": epoch,
                 "of": args.epochs,
-                "size": size,
-                "loss": running / steps,
-                "seconds": time.perf_counter() - began,
+                "size": args.sizes if args.size_per_step else size,
+                "loss": loss_of_epoch,
+                "seconds": seconds,
             }
         )
         print(json.dumps(history[-1]), flush=True)
+        if epoch + 1 < args.epochs and time.perf_counter() - saved_at < CHECKPOINT_SECONDS:
+            continue
+        saved_at = time.perf_counter()
         partial = checkpoint.with_suffix(".tmp")
         torch.save(
             {
                 "model": master.state_dict(),
+                "ema": None if ema is None else ema.state_dict(),
                 "optimisers": [o.state_dict() for o in chosen],
                 "epoch": epoch + 1,
                 "history": history,
@@ -259,6 +299,9 @@ def main() -> None:
     parser.add_argument(
         "--switch", type=int, nargs="*", default=[], help="epochs at which the next size begins; default: equal stages"
     )
+    parser.add_argument("--size-per-step", action="store_true", help="draw one of --sizes for every step")
+    parser.add_argument("--three-augment", action="store_true", help="also gray, solarised or blurred")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks")
     train(parser.parse_args())
 
 
