@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from itertools import groupby
@@ -31,7 +32,7 @@ from duallora.data.batches import Batches
 from duallora.data.imageset import ImageSet
 from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
-from duallora.files import write_json_atomic, write_text_atomic
+from duallora.files import write_text_atomic
 
 K, WEIGHT_DECAY = 20, 0.01
 MOST_BYTES = 12_000_000
@@ -281,6 +282,12 @@ from the data above: not for production where a licence for weights derived from
 """
 
 
+def compact(card: dict[str, Any]) -> str:
+    """The card as JSON, each epoch of the history on a line of its own."""
+    text = json.dumps(card, indent=2, ensure_ascii=False)
+    return re.sub(r'\{\s+"epoch": [^}]*\}', lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
 def publish(card: dict[str, Any], run: Path, out: Path) -> None:
     """Put weights, `backbone.json` and the model card into `out`, each of them whole or not at all."""
     if card["bytes"] > MOST_BYTES:
@@ -289,7 +296,7 @@ def publish(card: dict[str, Any], run: Path, out: Path) -> None:
     partial = out / f"{bundled.WEIGHTS}.tmp"
     shutil.copyfile(run / bundled.WEIGHTS, partial)
     partial.replace(out / bundled.WEIGHTS)
-    write_json_atomic(out / bundled.CARD, card)
+    write_text_atomic(out / bundled.CARD, compact(card))
     write_text_atomic(out / bundled.MODEL_CARD, render(card))
 
 

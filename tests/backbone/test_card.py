@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from duallora.backbone import bundled
 from duallora.backbone.load import load_backbone
@@ -127,6 +128,47 @@ def test_the_command_in_the_card_makes_the_same_weights(package: Path, run: Path
     places = {"IMAGES": str(run.parent / "tiny-imagenet.npz"), "OUT": str(tmp_path / "again")}
     pretrain([places.get(word, word) for word in words[2:]])
     assert (tmp_path / "again" / bundled.WEIGHTS).read_bytes() == (run / bundled.WEIGHTS).read_bytes()
+
+
+def test_the_recipe_for_an_accelerator(run: Path, tmp_path: Path) -> None:
+    """Its augmentation, sizes drawn per step and the average of the weights, where there is no accelerator; resumed."""
+    words = shlex.split(
+        "--size 16 --patch 8 --width 24 --depth 1 --heads 2 --batch 8 --sizes 8 16 --size-per-step --three-augment "
+        "--mixup 0.8 --ema 0.9 --optimizer adamw"
+    )
+    source = str(run.parent / "tiny-imagenet.npz")
+    pretrain([source, str(tmp_path / "whole"), *words, "--epochs", "2"])
+    recipe = json.loads((tmp_path / "whole" / "recipe.json").read_text())
+    assert [epoch["size"] for epoch in recipe["history"]] == [[8, 16], [8, 16]]
+    assert card_script.schedule(recipe) == "2 epochs at 8 or 16 px"
+    assert {"--size-per-step", "--three-augment"} <= set(shlex.split(card_script.command(recipe)))
+    assert "--compile" not in card_script.command(recipe)
+    saved = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    averaged = load_file(tmp_path / "whole" / bundled.WEIGHTS)["blocks.0.attn.qkv.weight"]
+    assert torch.equal(averaged, saved["ema"]["blocks.0.attn.qkv.weight"].half())
+    assert not torch.equal(averaged, saved["model"]["blocks.0.attn.qkv.weight"].half())
+    # Called again with an epoch more, it goes on from the average as it was kept, too.
+    saved["ema"]["blocks.0.attn.qkv.weight"] += 100
+    torch.save(saved, tmp_path / "whole" / "checkpoint.pt")
+    pretrain([source, str(tmp_path / "whole"), *words, "--epochs", "3"])
+    assert len(json.loads((tmp_path / "whole" / "recipe.json").read_text())["history"]) == 3
+    later = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["ema"]["blocks.0.attn.qkv.weight"]
+    assert 10 < later.mean() < 100
+
+
+def test_one_of_three_augmentations() -> None:
+    """Gray has equal channels, solarising turns what is bright over, a blur keeps the mean of a flat image."""
+    one_of_three = script("pretrain_backbone").one_of_three
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    gray, solarised, blurred = one_of_three(x, torch.tensor([0.5, 1.5, 2.5]))
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    torch.testing.assert_close(gray, (x[0] * weights).sum(0, keepdim=True).expand(3, -1, -1))
+    torch.testing.assert_close(solarised, torch.where(x[1] < 0.5, x[1], 1 - x[1]))
+    kernel = torch.tensor([1.0, 4, 6, 4, 1]) / 16
+    inside = (x[2, :, 1:6, 2:7] * (kernel[:, None] * kernel)).sum((1, 2))
+    torch.testing.assert_close(blurred[:, 3, 4], inside)
+    flat = torch.full((1, 3, 8, 8), 0.25)
+    torch.testing.assert_close(one_of_three(flat, torch.tensor([2.5])), flat)
 
 
 def test_a_balanced_draw() -> None:

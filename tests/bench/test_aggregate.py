@@ -75,6 +75,18 @@ def test_like_stands_with_like(filled: Callable[..., Any]) -> None:
     assert best(held, "a_last").kind == "measured"
 
 
+def test_a_line_that_has_seen_fewer_orders_leads_nothing(filled: Callable[..., Any]) -> None:
+    grid, index, lines = filled()
+    first = best(tables(list(lines.values()))["statistics"], "a_last")
+    cells = [cell for cell in grid.cells if cell.row == first.row]
+    assert len(cells) > 1
+    shutil.rmtree(cells[-1].folder)
+    held = tables(collect(grid.folder, index))["statistics"]
+    assert len(next(line for line in held if line.label == first.label).runs) == len(cells) - 1
+    leader = best(held, "a_last")
+    assert leader is None or leader.row != first.row
+
+
 def test_a_suite_can_say_otherwise(filled: Callable[..., Any]) -> None:
     rows = ROWS | {
         "lora": ROWS["lora"] | {"readouts": ["gaussian"], "group": "both"},

@@ -122,8 +122,12 @@ def tables(lines: Sequence[Line]) -> dict[Group, list[Line]]:
 
 
 def best(lines: Sequence[Line], name: str) -> Line | None:
-    """The best line of a table in one figure, lines of reference and other people's figures apart."""
+    """The best line of a table in one figure, lines of reference and other people's figures apart.
+
+    Only lines with as many runs as any has: a mean over fewer class orders may be higher for their sake alone.
+    """
     rivals = [line for line in lines if line.kind == "measured" and line.figure(name) is not None]
+    rivals = [line for line in rivals if len(line.runs) == max(len(rival.runs) for rival in rivals)]
     return max(rivals, key=lambda line: _mean(line, name)) if len(rivals) > 1 else None
 
 

@@ -35,9 +35,14 @@ class ReadingMethod(Method):
         self.read = Readout(backbone.dim, backbone.features, self.rows, shrinkage, tasks=wanted)
 
     @property
+    def starts_as_discriminant(self) -> bool:
+        """Whether the newest head starts as the discriminant of the features as they are before training."""
+        return getattr(self.config, "head_init", "random") == "gaussian"
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether `begin_task` takes a pass over the task's images before anything trains."""
-        return getattr(self.config, "head_init", "random") == "gaussian"
+        return self.starts_as_discriminant
 
     def saw(self, features: Tensor) -> None:
         """Called with the features of each batch of that pass."""
@@ -50,7 +55,7 @@ class ReadingMethod(Method):
         self._look_ahead(batches)
 
     def _look_ahead(self, batches: Batches) -> None:
-        """The pass before training: the newest head starts as the discriminant of the features as they are now."""
+        """The pass before training, for a head that starts from it."""
         if not self.looks_ahead:
             return
         start = ClassGaussians(self.backbone.dim, self.read.gaussians.shrinkage)
@@ -59,7 +64,7 @@ class ReadingMethod(Method):
             features = self.encode(images).features
             start.update(features[:, : self.backbone.dim], self.read.local(labels))
             self.saw(features)
-        if getattr(self.config, "head_init", "random") == "gaussian":
+        if self.starts_as_discriminant:
             self.read.heads.start(*start.linear())
 
     def end_task(self, batches: Batches) -> None:

@@ -246,6 +246,33 @@ def test_first_task_may_train_faster(backbone: Backbone, first: float | None, ex
     assert rates == expected
 
 
+def test_the_head_of_a_first_session_starts_at_random(backbone: Backbone) -> None:
+    """A head that is right at once leaves the network nothing to learn from; later it starts as the discriminant."""
+    x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    starts: list[float] = []
+
+    def note(method: DualLoRA) -> None:
+        logits = method.read.heads.newest(method.encode_for(x, ("gaussian",)).features)
+        starts.append(logits.detach().abs().max().item())
+
+    for first in (2.0, None):
+        method = DualLoRA(backbone, DualLoRAConfig(first_rate=first))
+        ahead = []
+        for t in range(2):
+            batches = [(x, torch.arange(8) % 2 + 2 * t)]
+            method.begin_task(TaskInfo(t, (2 * t, 2 * t + 1), 8), batches)
+            ahead.append(method.looks_ahead)
+            note(method)
+            method.end_task(batches)
+        assert ahead == [first is None, True]
+        backbone = Backbone(*fresh(backbone))  # type: ignore[arg-type]
+    bold, later, gentle, _ = starts
+    assert bold < 1 < min(later, gentle)
+    alone = DualLoRA(backbone, DualLoRAConfig(orthogonal=False))
+    alone.begin_task(TaskInfo(0, (0, 1), 8), [(x, torch.arange(8) % 2)])
+    assert alone.looks_ahead  # without the orthogonal adapter the network stays as it came
+
+
 def test_a_class_whose_images_are_all_missing_does_not_spoil_the_others(backbone: Backbone) -> None:
     method = DualLoRA(backbone, DualLoRAConfig())
     x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))

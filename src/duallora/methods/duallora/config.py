@@ -43,7 +43,11 @@ class DualLoRAConfig(MethodConfig):
         "maps), relative to the setting's",
     )
     first_rate: float | None = Field(
-        None, gt=0, description="its rate in the first task, when nothing is to be protected yet; as `orthogonal_rate`"
+        None,
+        gt=0,
+        description="its rate in the first task, when nothing is to be protected yet (2 or 3 where images are far from "
+        "those of pre-training): the network moves to them, and its head starts at random, or nothing would be left to "
+        "learn; null: as in every other task",
     )
     residual: Literal["class", "maps", "both", "none"] = Field(
         "class",

@@ -87,6 +87,16 @@ class DualLoRA(ReadingMethod):
         return self.config.residual_maps and self.config.residual_basis == "own" and self._task > 0
 
     @property
+    def _first_session(self) -> bool:
+        """Whether the network itself is to learn now, as far as it can: the first task (arXiv 2303.13199)."""
+        return self._task == 0 and self.config.orthogonal and self.config.first_rate is not None
+
+    @property
+    def starts_as_discriminant(self) -> bool:
+        """Not in the first session: a head that is right at once leaves the network nothing to learn from."""
+        return super().starts_as_discriminant and not self._first_session
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether old features, the task's own basis or a start of its head are asked for."""
         return self.carry is not None or self._wants_own or super().looks_ahead
@@ -120,7 +130,7 @@ class DualLoRA(ReadingMethod):
         The last are small, and what they do reaches no other task: they bear more.
         """
         cfg = self.config
-        shared = cfg.first_rate if self._task == 0 and cfg.first_rate else cfg.orthogonal_rate
+        shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate
         parts = (self.sites, shared), (self.read, 1.0), (self.residuals, cfg.class_rate)
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
