@@ -54,8 +54,8 @@ ARGUMENTS = (  # of pretrain_backbone.py, in the order in which the card repeats
         "mixup",
     ),
     *("ema", "drop_path", "jitter", "warmup", "optimizer", "scale", "sizes", "switch"),
-    *("size_per_step", "three_augment", "compile"),
 )
+FLAGS = ("size_per_step", "three_augment", "compile")
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -134,8 +134,8 @@ def title(file: str) -> str:
 def command(recipe: dict[str, Any]) -> str:
     """The call of pretrain_backbone.py that a recipe came from, every argument spelled out."""
     words = ["python scripts/pretrain_backbone.py IMAGES OUT"]
-    for name in ARGUMENTS:
-        value = recipe.get(name, False)  # recipes of before have no flags
+    for name in (*ARGUMENTS, *FLAGS):
+        value = recipe.get(name, False) if name in FLAGS else recipe[name]  # older recipes have no flags
         values = value if isinstance(value, list) else [value]
         if isinstance(value, bool):
             words += [f"--{name.replace('_', '-')}"] if value else []
@@ -279,6 +279,8 @@ from the data above: not for production where a licence for weights derived from
 
     {command(card["recipe"])}
     python scripts/backbone_card.py OUT CIFAR100.npz
+
+{again(card["recipe"])}
 """
 
 
@@ -286,6 +288,14 @@ def compact(card: dict[str, Any]) -> str:
     """The card as JSON, each epoch of the history on a line of its own."""
     text = json.dumps(card, indent=2, ensure_ascii=False)
     return re.sub(r'\{\s+"epoch": [^}]*\}', lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
+def again(recipe: dict[str, Any]) -> str:
+    """How near the command comes."""
+    if recipe["device"] == "cpu":
+        return "On a processor, with the same versions and threads, that gives the same weights."
+    place = recipe["device"]
+    return f"Trained on {place}, which draws and rounds in its own way: that gives weights that are near, not equal."
 
 
 def publish(card: dict[str, Any], run: Path, out: Path) -> None:

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 
 from duallora import Learner, artefact
 from duallora.artefact import save_artefact
-from duallora.backbone import Backbone
+from duallora.backbone import Backbone, load_backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
 from duallora.methods.covariances import ClassCovariances
@@ -127,7 +127,22 @@ def test_other_weights_than_those_it_was_trained_on_are_refused(
     learner.learn(images(2, 4), progress=False)
     learner.save(tmp_path / "zoo")
     monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: backbones(seed=1))
-    with pytest.raises(DualLoRAError, match="was trained on weights"):
+    with pytest.raises(DualLoRAError, match=r"was trained on weights .* give the file: weights=FILE"):
+        Learner.load(tmp_path / "zoo")
+
+
+def test_a_model_on_former_weights_of_the_bundled_backbone_says_what_can_be_done(
+    tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file would help: the architecture may have changed with them."""
+    monkeypatch.setattr("duallora.learner.load_backbone", load_backbone)
+    learner = Learner.create("bundled", "ncm")
+    learner.learn(images(2, 4), progress=False)
+    learner.save(tmp_path / "zoo")
+    renewed = load_backbone("bundled", levels=None)
+    renewed.sha256 = "00" * 32
+    monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: renewed)
+    with pytest.raises(DualLoRAError, match=r"those in the package have changed since: learn the classes again"):
         Learner.load(tmp_path / "zoo")
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from duallora.answers import Evaluation, LearnReport, Prediction, SkippedImage
 from duallora.artefact import load_artefact, read_manifest, save_artefact
-from duallora.backbone import Backbone, load_backbone
+from duallora.backbone import Backbone, bundled, load_backbone
 from duallora.config import ModelConfig, RunConfig, for_method
 from duallora.data import ImageSet, from_arrays, scan_classes
 from duallora.data.batches import Batches
@@ -25,6 +25,9 @@ from duallora.training.loop import OnDevice, learn_task
 from duallora.training.settings import TrainingSettings
 
 Source = str | Path | ImageSet | tuple[Any, Any]
+RENEWED = (
+    "those in the package have changed since: learn the classes again, or take the version of duallora that made it"
+)
 WEIGHTS = "give the file: weights=FILE, in a shell --weights FILE, to learn on --set backbone.weights=FILE"
 TASK_SEED = 10_007  # tasks of one learner draw from streams this far apart
 
@@ -425,9 +428,10 @@ class Learner:
             levels=arguments["levels"],
         )
         if learner.backbone.sha256 != origin["sha256"]:
+            changed = arguments["name"] == bundled.NAME and arguments["weights"] is None and arguments["pretrained"]
             raise DualLoRAError(
                 f"{folder} was trained on weights {origin['sha256'][:12]} of {arguments['name']}, but those loaded are "
-                f"{learner.backbone.sha256[:12]}; {WEIGHTS}"
+                f"{learner.backbone.sha256[:12]}; {RENEWED if changed else WEIGHTS}"
             )
         learner.classes, learner.tasks, learner._home = classes, tasks, home
         try:

@@ -86,5 +86,6 @@ def test_more_than_there_are_is_told(levels: int, with_levels: Make) -> None:
         with_levels(levels)
 
 
-def test_the_bundled_backbone_has_room_for_all_its_blocks() -> None:
-    assert load_backbone(levels=None).features == 2304
+def test_the_bundled_backbone_is_read_from_its_last_six_blocks() -> None:
+    backbone = load_backbone(levels=None)
+    assert (backbone.levels, backbone.depth, backbone.features) == (6, 12, 2304)

@@ -19,6 +19,7 @@ from duallora.bench.page import page
 from duallora.bench.publish import public_source, publish
 from duallora.bench.table import folder_table, markdown
 from duallora.errors import DualLoRAError
+from duallora.evaluation.results import BackboneRecord
 
 Make = Callable[..., Grid]
 ROWS: dict[str, Any] = {
@@ -230,6 +231,18 @@ def test_what_is_published_tells_nothing_of_the_machine(
     assert json.loads((folder / "slda/order-0/results.json").read_text())["config"]["stream"]["source"] == "digits"
     assert folder_table(folder) in (folder / "table.md").read_text()
     assert "| slda | gaussian | 2 |" in folder_table(folder)
+
+
+def test_what_was_published_on_former_weights_is_not_averaged_with_it(
+    grid_of: Make, finished: Callable[..., Any], tmp_path: Path
+) -> None:
+    grid = grid_of({"overrides": ["backbone.name=bundled", "backbone.pretrained=true"]})
+    former = BackboneRecord(name="bundled", sha256="89" * 32, dim=192, depth=6)
+    for cell in grid.cells:
+        finished(cell, backbone=former)
+    publish(grid, list(grid.cells), tmp_path / "shown")
+    with pytest.raises(DualLoRAError, match=r"other settings \(former weights of the bundled backbone"):
+        publish(grid, list(grid.cells[:1]), tmp_path / "shown")
 
 
 def test_what_was_published_under_other_settings_is_not_averaged_with_it(

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from duallora.backbone import bundled
 from duallora.bench.cells import Cell, Grid
 from duallora.bench.state import check_states, state_of
 from duallora.errors import DualLoRAError
+from duallora.evaluation.results import BackboneRecord
 from duallora.evaluation.steps import StepRecord
 
 Make = Callable[..., Grid]
@@ -70,6 +72,20 @@ def test_an_altered_cell_is_named_with_the_cure(
     assert str(raised.value).startswith("slda/order-0: ")
     assert "Start over with --redo 'slda/order-0'" in str(raised.value)
     check_states({cell: state}, redo=[cell])
+
+
+def test_results_on_former_weights_of_the_bundled_backbone_are_not_those_of_now(
+    grid_of: Make, finished: Callable[..., Any]
+) -> None:
+    cell = grid_of({"overrides": ["backbone.name=bundled", "backbone.pretrained=true"]}).cells[0]
+    now = {"name": "bundled", "sha256": bundled.read_card()["weights_sha256"], "dim": 192, "depth": 12}
+    finished(cell, backbone=BackboneRecord(**now))
+    assert state_of(cell).kind == "done"
+    finished(cell, backbone=BackboneRecord(**(now | {"sha256": "89" * 32, "depth": 6})))
+    assert state_of(cell).kind == "altered"
+    assert "is of former weights of the bundled backbone" in state_of(cell).why
+    change_config(cell, "backbone", "weights", "mine.safetensors")  # somebody's own, under the bundled architecture
+    assert state_of(cell).kind == "done"
 
 
 def test_a_readout_that_is_broken_counts_too(grid_of: Make, finished: Callable[..., Any]) -> None:

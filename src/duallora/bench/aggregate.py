@@ -124,11 +124,17 @@ def tables(lines: Sequence[Line]) -> dict[Group, list[Line]]:
 def best(lines: Sequence[Line], name: str) -> Line | None:
     """The best line of a table in one figure, lines of reference and other people's figures apart.
 
-    Only lines with as many runs as any has: a mean over fewer class orders may be higher for their sake alone.
+    Only lines that have seen all class orders that any has: a mean over others may be higher for their sake alone.
     """
     rivals = [line for line in lines if line.kind == "measured" and line.figure(name) is not None]
-    rivals = [line for line in rivals if len(line.runs) == max(len(rival.runs) for rival in rivals)]
-    return max(rivals, key=lambda line: _mean(line, name)) if len(rivals) > 1 else None
+    fullest = max((_seen(line) for line in rivals), key=len, default=frozenset())
+    rivals = [line for line in rivals if _seen(line) == fullest]
+    return max(rivals, key=lambda line: _mean(line, name)) if len({line.row for line in rivals}) > 1 else None
+
+
+def _seen(line: Line) -> frozenset[tuple[tuple[str, ...], int]]:
+    """What a line's runs learned one after the other (of domains the names tell it, not the classes), and seeds."""
+    return frozenset(((*(task.name for task in run.tasks), *run.class_order), run.seed) for run in line.runs)
 
 
 def costs(line: Line) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from duallora.bench.cells import Cell, Grid, merged
 from duallora.bench.index import Index
-from duallora.bench.state import difference
+from duallora.bench.state import difference, former_weights
 from duallora.bench.table import folder_table
 from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
@@ -46,7 +46,10 @@ def _no_others(grid: Grid, folder: Path, source: str, renewed: set[Path]) -> Non
                 change = "the suite has no such run"
             elif cell.folder not in renewed:
                 wanted = RunConfig.model_validate(merged(cell.config.model_dump(mode="json"), here))
-                change = difference(RunResults.load(found).config, wanted, finished=True)
+                held = RunResults.load(found)
+                change = difference(held.config, wanted, finished=True)
+                if not change and former_weights(held):
+                    change = "former weights of the bundled backbone"
             if change:
                 raise DualLoRAError(
                     f"'{found.parent}' was published under other settings ({change}); remove it, or run it and "

@@ -92,7 +92,7 @@ class DualLoRAConfig(MethodConfig):
     head_init: Literal["random", "gaussian"] = Field(
         "gaussian",
         description="start of a new head of the network (a residual's starts at random): small random weights, or the "
-        "discriminant of the features before training",
+        "discriminant of the features before training (not in the first task where `first_rate` is set)",
     )
     loss: Literal["local", "seen"] = Field(
         "local",
