@@ -156,6 +156,19 @@ def test_the_recipe_for_an_accelerator(run: Path, tmp_path: Path) -> None:
     assert 10 < later.mean() < 100
 
 
+@pytest.mark.parametrize(
+    ("flags", "cure"),
+    [("--size-per-step --switch 1", "leave --switch out"), ("--compile --drop-path 0.1", "leave one out")],
+)
+def test_flags_that_do_not_go_together(
+    run: Path, tmp_path: Path, flags: str, cure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        pretrain([str(run.parent / "tiny-imagenet.npz"), str(tmp_path / "none"), *TINY, *shlex.split(flags)])
+    assert cure in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_one_of_three_augmentations() -> None:
     """Gray has equal channels, solarising turns what is bright over, a blur keeps the mean of a flat image."""
     one_of_three = script("pretrain_backbone").one_of_three
