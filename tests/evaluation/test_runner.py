@@ -21,6 +21,8 @@ from duallora.evaluation.results import RunResults
 def tiny(monkeypatch: pytest.MonkeyPatch, backbones: Callable[..., Backbone]) -> None:
     """Every run of this file on a tiny random backbone."""
     monkeypatch.setattr("duallora.learner.load_backbone", lambda name, **kw: backbones())
+    now = {"weights_sha256": backbones().sha256}
+    monkeypatch.setattr("duallora.evaluation.results.bundled.read_card", lambda: now)
 
 
 def config(method: str = "duallora", **options: object) -> RunConfig:
@@ -97,6 +99,16 @@ def test_a_run_that_took_more_images_at_once_is_the_same_run(tmp_path: Path, mon
     first = runner.run(other, tmp_path / "run", progress=False)
     monkeypatch.setattr(runner, "build_stream", lambda c: pytest.fail("done again"))
     assert runner.run(config("ncm"), tmp_path / "run", progress=False) == first
+
+
+def test_a_run_on_former_weights_of_the_bundled_backbone_is_not_taken_for_one_of_now(tmp_path: Path) -> None:
+    done = runner.run(config("ncm"), tmp_path / "run", progress=False)
+    former = done.backbone.model_copy(update={"name": "bundled", "sha256": "89" * 32})
+    done.model_copy(update={"backbone": former}).save(tmp_path / "run" / "results.json")
+    with pytest.raises(DualLoRAError, match=r"former weights of the bundled backbone.*--redo"):
+        runner.run(config("ncm"), tmp_path / "run", progress=False)
+    again = runner.run(config("ncm"), tmp_path / "run", redo=True, progress=False)
+    assert again.accuracy_matrix == done.accuracy_matrix
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

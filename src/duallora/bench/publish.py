@@ -8,7 +8,7 @@ from typing import Any
 
 from duallora.bench.cells import Cell, Grid, merged
 from duallora.bench.index import Index
-from duallora.bench.state import difference, former_weights
+from duallora.bench.state import difference
 from duallora.bench.table import folder_table
 from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
@@ -48,7 +48,7 @@ def _no_others(grid: Grid, folder: Path, source: str, renewed: set[Path]) -> Non
                 wanted = RunConfig.model_validate(merged(cell.config.model_dump(mode="json"), here))
                 held = RunResults.load(found)
                 change = difference(held.config, wanted, finished=True)
-                if not change and former_weights(held):
+                if not change and held.on_former_weights:
                     change = "former weights of the bundled backbone"
             if change:
                 raise DualLoRAError(

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from duallora.backbone import bundled
 from duallora.bench.cells import Cell
 from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
@@ -89,17 +88,9 @@ def _finished(cell: Cell) -> State:
     change = difference(results.config, cell.config, finished=True)
     if change:
         return State("altered", f"'{path}' is of other settings: {change}")
-    if former_weights(results):
+    if results.on_former_weights:
         return State("altered", f"'{path}' is of former weights of the bundled backbone")
     return State("done", results=results)
-
-
-def former_weights(results: RunResults) -> bool:
-    """Whether a run used a bundled backbone other than the one of now; its settings would not tell."""
-    held = results.config["backbone"]
-    if results.backbone.name != bundled.NAME or held.get("weights") or not held.get("pretrained", True):
-        return False
-    return bool(results.backbone.sha256 != bundled.read_card()["weights_sha256"])
 
 
 def _begun(cell: Cell) -> State:

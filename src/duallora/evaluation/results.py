@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from duallora.answers import SkippedImage
+from duallora.backbone import bundled
 from duallora.errors import DualLoRAError
 from duallora.evaluation import metrics
 from duallora.files import check_json, write_json_atomic
@@ -213,6 +214,14 @@ class RunResults(Record):
         """
         check_json(self.config, "config")  # pydantic would write NaN as null
         write_json_atomic(path, self.model_dump(mode="json"))
+
+    @property
+    def on_former_weights(self) -> bool:
+        """Whether the run used a bundled backbone other than the one of now; its configuration would not tell."""
+        asked = self.config.get("backbone", {})
+        if self.backbone.name != bundled.NAME or asked.get("weights") or not asked.get("pretrained", True):
+            return False
+        return bool(self.backbone.sha256 != bundled.read_card()["weights_sha256"])
 
     @property
     def counts(self) -> list[int]:

@@ -72,13 +72,19 @@ def run(
         progress: whether to show any.
 
     Raises:
-        DualLoRAError: the folder holds a run of another configuration, or something in the configuration cannot be
-            used.
+        DualLoRAError: the folder holds a run of another configuration or on former weights of the bundled backbone, or
+            something in the configuration cannot be used.
     """
     out = Path(out)
     _check_folder(config, out, resume, redo)
     if (out / "results.json").exists() and not redo:
-        return RunResults.load(out / "results.json")
+        finished = RunResults.load(out / "results.json")
+        if finished.on_former_weights:
+            raise DualLoRAError(
+                f"'{out}' holds a run on former weights of the bundled backbone; give another --out, or start over "
+                "with --redo"
+            )
+        return finished
     stream = build_stream(config.stream)
     tests = [_evaluated(task, config.stream) for task in stream]
     learner, steps = _started(config, out, redo)
