@@ -180,7 +180,7 @@ def test_blocks_without_an_attention_of_their_own_are_refused() -> None:
         check_serves(vit, "vit_parallel")
 
 
-def test_in_bfloat16_on_a_processor_plain_products_replace_the_fused_attention() -> None:
+def test_in_bfloat16_on_a_processor_plain_products_replace_the_fused_attention_in_training() -> None:
     backbone = load_backbone("test_vit", pretrained=False, image_size=64)
     x = torch.randn(2, 3, 64, 64)
     full = backbone(x)
@@ -188,6 +188,9 @@ def test_in_bfloat16_on_a_processor_plain_products_replace_the_fused_attention()
     with torch.autocast("cpu", torch.bfloat16):
         half = backbone(x)
         assert not any(attention.fused_attn for attention in backbone.attention)
+        with torch.no_grad():  # it is the backward pass that is slow
+            torch.testing.assert_close(backbone(x).float(), half.float(), rtol=0.05, atol=0.05)
+        assert all(attention.fused_attn for attention in backbone.attention)
     torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)
     assert torch.equal(backbone(x), full)
     assert all(attention.fused_attn for attention in backbone.attention)

@@ -117,13 +117,15 @@ def prefer_plain_attention(backbone: Backbone, device: torch.device) -> None:
 
     The fused kernel is best on accelerators and, in float32, on a processor too. In bfloat16 on a processor its
     backward pass is slower than that of plain products: 5 x at 65 tokens, 2 x at 197 and at 1025 (torch 2.13,
-    AVX-512), and its forward pass gains nothing. Both compute the same softmax(q k^T / sqrt(c)) v.
+    AVX-512); where no gradient is asked for, it is the faster one there too. Both compute the same
+    softmax(q k^T / sqrt(c)) v.
     """
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     else:
         dtype = next(backbone.vit.parameters()).dtype
-    fused = backbone._fused and not (device.type == "cpu" and dtype == torch.bfloat16)
+    slow = device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
+    fused = backbone._fused and not slow
     for attention in backbone.attention:
         if attention.fused_attn != fused:
             attention.fused_attn = fused  # type: ignore[assignment]

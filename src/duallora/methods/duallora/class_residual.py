@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from duallora.lowrank import block_indices
 from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import BackboneLike, State, part, prefixed
+from duallora.methods.duallora.finished import Finished
 from duallora.methods.heads import Heads
 
 
@@ -48,32 +49,39 @@ class ClassResiduals(nn.Module):
         # In a tuple: they are the backbone's modules, not ours.
         self.attention = tuple(backbone.attention[b] for b in asked)
         self.listening = False
-        self._delta: Tensor | None = None  # (T, b, d), float32, of the pass that is under way
+        self._delta: Tensor | None = None  # (1, b, d), float32, of the newest task in the pass that is under way
+        self._taken: list[Tensor] = []  # of all finished tasks in the pass that is under way, see `Finished`
+        self._finished: Finished | None = None
         for i, attention in enumerate(self.attention):
             attention.qkv.register_forward_hook(partial(self._step, i))  # type: ignore[union-attr]
 
     def listen(self, wanted: bool) -> None:
         """Before a pass through the network: whether `features` will be asked for."""
-        self.listening, self._delta = wanted, None
+        self.listening, self._delta, self._taken = wanted, None, []
 
     def _step(self, block: int, _map: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Question and answer of one block, as soon as its map has run: kept until the end, K and V would be many."""
         if not self.listening:
             return
-        A, B = self._factors()
-        x, (q, k, v) = inputs[0].detach(), output.detach().split(A.shape[-1], -1)
-        h, q = (t[:, :1] if self.class_token else t.mean(1, keepdim=True) for t in (x, q))
-        h, q = h.transpose(0, 1), q.transpose(0, 1)  # (1, b, d): tasks come first, as they do in the factors
-        delta = self._delta
-        if delta is None or block == 0:
-            delta = torch.zeros(len(A), h.shape[1], A.shape[-1], device=h.device)
+        x, (q, k, v) = inputs[0].detach(), output.detach().split(self.A.shape[-1], -1)
+        h, q = (t[:, 0] if self.class_token else t.mean(1) for t in (x, q))
+        if block == 0:
+            self._delta, self._taken = None, []
+        if self.A_new is not None and self.B_new is not None:
+            self._delta = self._newest(block, h, q, k, v, self.A_new, self.B_new)
+            return
+        finished = self._finished
+        if finished is None or not finished.serves(self.A, q.dtype):
+            finished = self._finished = Finished(self.A, self.B, q.dtype)
+        answers = _read(finished.asked(block, q, h, self._taken), k, v, self.attention[block])
+        self._taken.append(finished.taken(block, answers))
+
+    def _newest(self, block: int, h: Tensor, q: Tensor, k: Tensor, v: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """In training: delta (1, b, d) of the newest task after a block."""
+        delta = h.new_zeros(1, *h.shape, dtype=torch.float32) if self._delta is None else self._delta
         asked = q + _low_rank((h + delta).to(q.dtype), A[:, 2 * block], B[:, 2 * block])
         answer = _read(asked, k, v, self.attention[block])
-        self._delta = delta + _low_rank(answer, A[:, 2 * block + 1], B[:, 2 * block + 1])
-
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """Of all finished tasks; in training of the newest one."""
-        return (self.A, self.B) if self.A_new is None or self.B_new is None else (self.A_new, self.B_new)
+        return delta + _low_rank(answer, A[:, 2 * block + 1], B[:, 2 * block + 1])
 
     def begin(self, classes: int) -> None:
         """A new residual, zero at first, and a new head, of small random weights."""
@@ -103,10 +111,12 @@ class ClassResiduals(nn.Module):
         Args:
             final: (b, D) features of the pass, f the first d.
         """
-        delta, self._delta, self.listening = self._delta, None, False
+        delta, taken, self._delta, self._taken, self.listening = self._delta, self._taken, None, [], False
+        if taken and self._finished:
+            delta = self._finished.deltas(taken)
         if delta is None:
             raise RuntimeError("nothing was heard: call listen(True) before the pass through the network")
-        return final[:, None, : self.A.shape[-1]].detach() + delta.transpose(0, 1)
+        return final[:, None, : self.A.shape[-1]].detach().float() + delta.transpose(0, 1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Every task's head on its own feature: (b, T, d) -> (b, R); in training the newest head on the newest one."""
