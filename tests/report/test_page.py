@@ -89,6 +89,28 @@ def test_every_run_and_number_is_there(make_run: Maker) -> None:
     assert page.text.count("mean of 2 runs") == 3
 
 
+def test_other_readouts_of_a_training_are_in_a_table_of_their_own(make_run: Maker) -> None:
+    held = {"method": {"name": "lora", "options": {}}}
+    runs = [
+        make_run(method=label, config={"method": held["method"] | {"readout": readout}})
+        for label, readout in (("lora", "heads"), ("lora+tasks", "tasks"))
+    ]
+    html = render(runs)
+    page = assert_whole(html)
+    assert "The same trainings by other read-outs" in page.text
+    assert page.text.count("lora+tasks") == 2  # there, and among the runs; without a curve, bar or matrix of its own
+    assert "The same trainings" not in assert_whole(render(runs[:1])).text
+
+
+def test_figures_that_look_the_same_are_both_best(make_run: Maker) -> None:
+    def run(name: str, right: float) -> RunResults:
+        return make_run(method=name, steps=1, accuracy_matrix=[[right]])
+
+    html = render([run("lora", 0.98701), run("slda", 0.98699), run("ncm", 0.5)])
+    assert html.count('class="best">98.7') >= 2
+    assert 'class="best">50' not in html
+
+
 def test_light_dark_and_phone(make_run: Maker) -> None:
     html = render([make_run()])
     assert "@media (prefers-color-scheme: dark)" in html

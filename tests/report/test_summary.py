@@ -53,6 +53,23 @@ def test_repetitions_may_take_other_numbers_of_images_at_once(make_run: Maker) -
     assert (method.label, len(method.runs)) == ("duallora", 2)
 
 
+def test_the_methods_own_readout_stands_for_a_training_and_others_stand_aside(make_run: Maker) -> None:
+    def run(name: str, readout: str, suffix: str = "", seed: int = 0) -> RunResults:
+        method = {"name": name, "options": {}, "readout": readout}
+        held = {"stream": {"source": "digits", "increment": 2}, "method": method, "seed": seed}
+        return make_run(method=name + suffix, config=held, seed=seed)
+
+    runs = [run("lora", "heads"), run("lora", "tasks", "+tasks"), run("inflora+align", "heads")]
+    repeated = [run("lora", "heads", seed=1), run("lora", "tasks", "+tasks", seed=1)]
+    (benchmark,) = benchmarks([*runs, *repeated])
+    assert {method.label: len(method.runs) for method in benchmark.methods} == {"lora": 2, "inflora+align": 1}
+    assert {method.label: len(method.runs) for method in benchmark.asides} == {"lora+tasks": 2}
+    assert len(benchmark.runs) == 5
+    (benchmark,) = benchmarks(runs[1:])  # the training has nothing else to stand for it
+    assert {method.label for method in benchmark.methods} == {"lora+tasks", "inflora+align"}
+    assert benchmark.asides == ()
+
+
 def test_sorted_by_accuracy(make_run: Maker) -> None:
     (benchmark,) = benchmarks([make_run(method=name) for name in ("lora", "slda", "joint")])
     assert [method.label for method in benchmark.methods] == ["joint", "slda", "lora"]

@@ -10,7 +10,7 @@ from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.files import write_text_atomic
 from duallora.report.charts import Curves, curves
-from duallora.report.summary import Benchmark, Figure, benchmarks
+from duallora.report.summary import Benchmark, Figure, MethodGroup, benchmarks
 from duallora.report.templating import rendered
 
 TITLE = "Learning task after task"
@@ -89,9 +89,8 @@ def _charts(benchmark: Benchmark, hue_of: Mapping[str, int]) -> list[tuple[str, 
     return [("wide", curves(named, 700, 360)), ("narrow", curves(named, 350, 300))]
 
 
-def _columns(benchmark: Benchmark) -> list[Column]:
+def _columns(methods: Sequence[MethodGroup]) -> list[Column]:
     """The columns of the summary, in percent."""
-    methods = benchmark.methods
     columns = [
         Column("Accuracy", "a_last", [method.figure("a_last") for method in methods]),
         Column("Average", "a_avg", [method.figure("a_avg") for method in methods]),

@@ -77,9 +77,15 @@ class MethodGroup:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Runs that may be compared: same scenario, classes, task sizes, test images and backbone."""
+    """Runs that may be compared: same scenario, classes, task sizes, test images and backbone.
+
+    Attributes:
+        methods: each as it answers where nobody says otherwise.
+        asides: the same trainings, read out in other ways.
+    """
 
     methods: tuple[MethodGroup, ...]
+    asides: tuple[MethodGroup, ...] = ()
 
     @property
     def example(self) -> RunResults:
@@ -89,7 +95,7 @@ class Benchmark:
     @property
     def runs(self) -> list[RunResults]:
         """All its runs, in the order of the methods."""
-        return [run for method in self.methods for run in method.runs]
+        return [run for method in (*self.methods, *self.asides) for run in method.runs]
 
 
 def over(values: Sequence[float | None]) -> Figure | None:
@@ -111,7 +117,11 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def benchmarks(runs: Sequence[RunResults]) -> list[Benchmark]:
-    """Group runs into benchmarks, and those into methods, the best `a_last` first."""
+    """Group runs into benchmarks, and those into methods, the best `a_last` first.
+
+    One training scored by several read-outs gives a run for each. That of the method's own read-out stands for it, the
+    others stand aside, unless they are all there is.
+    """
     grouped: dict[object, dict[object, list[RunResults]]] = {}
     for run in runs:
         sizes = tuple(sorted(len(task.classes) for task in run.tasks))  # groups of classes come in any order
@@ -119,7 +129,31 @@ def benchmarks(runs: Sequence[RunResults]) -> list[Benchmark]:
         stream = (run.scenario, sizes, classes, sum(run.counts), run.backbone.sha256)
         experiment = (run.method, len(run.accuracy_matrix), json.dumps(_lasting(_settled(run.config)), sort_keys=True))
         grouped.setdefault(stream, {}).setdefault(experiment, []).append(run)
-    return [Benchmark(tuple(_sorted_methods(list(groups.values())))) for groups in grouped.values()]
+    found = []
+    for groups in grouped.values():
+        own = {_training(runs[0]) for runs in groups.values() if _answers_as_usual(runs[0])}
+        standing: list[MethodGroup] = []
+        asides: list[MethodGroup] = []
+        for method in _sorted_methods(list(groups.values())):
+            run = method.runs[0]
+            aside = not _answers_as_usual(run) and _training(run) in own
+            (asides if aside else standing).append(method)
+        found.append(Benchmark(tuple(standing), tuple(asides)))
+    return found
+
+
+def _training(run: RunResults) -> str:
+    """What runs of one training have in common, and its repetitions."""
+    config = dict(_lasting(_settled(run.config)))
+    if isinstance(config.get("method"), Mapping):
+        config["method"] = {key: value for key, value in config["method"].items() if key != "readout"}
+    return json.dumps([len(run.accuracy_matrix), config], sort_keys=True)
+
+
+def _answers_as_usual(run: RunResults) -> bool:
+    """Whether by the method's own read-out; another one's name follows the method's."""
+    method = run.config.get("method")
+    return isinstance(method, Mapping) and run.method == method.get("name")
 
 
 def _sorted_methods(groups: list[list[RunResults]]) -> list[MethodGroup]:
