@@ -36,13 +36,16 @@ def test_ctrl_c_in_the_middle_of_learning_leaves_the_model_as_it_was(zoo: Path, 
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"60 s after Ctrl-C it still ran: {process.communicate()[1]}")
     finally:
         process.kill()
     # CPython sometimes ends itself by the signal, although the interrupt was caught; a shell shows 130 for both.
-    assert process.returncode in (130, -signal.SIGINT)
-    assert out == ""
-    assert "Traceback" not in err
-    assert "the model folder is as it was before this command; type the same command again" in err
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert out == "", err
+    assert "Traceback" not in err, err
+    assert "the model folder is as it was before this command; type the same command again" in err, err
     assert snapshot(zoo.parent) == before
     assert Learner.load(zoo).classes == ["cat", "dog"]
 
