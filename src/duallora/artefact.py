@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from duallora.errors import DualLoRAError
-from duallora.files import JSON, dump_json, sync_folder, write_json_atomic, write_synced, writing
+from duallora.files import JSON, alone_in, dump_json, sync_folder, write_json_atomic, write_synced, writing
 from duallora.migrations import MIGRATIONS
 from duallora.versions import duallora_version, library_versions
 
@@ -49,21 +49,28 @@ JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file mana
 
 
 def save_artefact(
-    folder: str | Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, JSON], *, overwrite: bool = False
+    folder: str | Path,
+    tensors: Mapping[str, Tensor],
+    manifest: Mapping[str, JSON],
+    *,
+    overwrite: bool = False,
+    replaces: str | None = None,
 ) -> None:
     """Save a model folder that `load_artefact` reads back bit by bit.
 
     Everything is written to a sibling, synced, read again and verified before it takes its place; with `overwrite` the
-    old model stays whole until then.
+    old model stays whole until then. Saves at once, in one folder or side by side, come one after the other.
 
     Args:
         folder: the model folder; missing parents are made, an empty folder is used.
         tensors: by name; any device, strides and sharing (copied), any dtype that safetensors knows.
         manifest: JSON values under names of the caller's; those of `RESERVED` are written here.
         overwrite: replace the duallora model that `folder` already is. Anything else is never replaced.
+        replaces: checksum of the manifest that the folder is expected to have, where it is there.
 
     Raises:
-        DualLoRAError: the folder is taken, holds other things or cannot be written; a value cannot be stored.
+        DualLoRAError: the folder is taken, holds other things or another model than `replaces`, or cannot be written; a
+            value cannot be stored.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "zoo"
@@ -75,10 +82,17 @@ def save_artefact(
     folder = Path(folder).resolve()
     payload = _serialise(tensors)
     text = dump_json(_document(manifest, payload))
+    check_target(folder, overwrite=overwrite)  # before anything is made
     with writing(folder):
-        finish_interrupted(folder)
-        check_target(folder, overwrite=overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder), alone_in(folder.parent):
+        _finish_interrupted(folder)
+        check_target(folder, overwrite=overwrite)
+        if replaces is not None and _is_ours(folder) and read_manifest(folder)["checksum"] != replaces:
+            raise DualLoRAError(
+                f"'{folder}' was saved by somebody else since it was loaded here, and saving would undo that; save to "
+                "another folder, then load this one again and learn the task on it"
+            )
         token = secrets.token_hex(4)
         new = folder.with_name(f"{folder.name}.saving-{token}")
         old = folder.with_name(f"{folder.name}.previous-{token}")
@@ -273,6 +287,8 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     if not names:
         return
     if not _is_ours(folder):
+        if MANIFEST in names:
+            read_manifest(folder)  # says what is wrong with it
         if TENSORS in names and MANIFEST not in names:
             raise DualLoRAError(f"'{folder}' is a model without its {MANIFEST}; restore that from a copy of the model")
         raise DualLoRAError(f"cannot save to '{folder}': it holds other things ('{names[0]}'); choose a new folder")
@@ -341,10 +357,16 @@ def finish_interrupted(folder: str | Path) -> bool:
         DualLoRAError: the place cannot be written.
     """
     folder = Path(folder).resolve()
+    if folder.exists() or not _siblings(folder, "previous"):
+        return False
+    with writing(folder), alone_in(folder.parent):  # one that is under way ends first
+        return _finish_interrupted(folder)
+
+
+def _finish_interrupted(folder: Path) -> bool:
     if folder.exists() or not _siblings(folder, "previous") or not (complete := _complete_siblings(folder)):
         return False
-    with writing(folder):
-        complete[0].rename(folder)
+    complete[0].rename(folder)
     return True
 
 

@@ -95,7 +95,7 @@ class RunConfig(Closed):
     method: MethodChoice = Field(default_factory=MethodChoice)
     backbone: BackboneChoice = Field(default_factory=BackboneChoice)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
-    seed: int = Field(0, ge=0, strict=True, description="of weights, order of images and augmentation")
+    seed: int = Field(0, ge=0, lt=2**32, strict=True, description="of weights, order of images and augmentation")
     cumulative_steps: Literal["all", "last"] = Field(
         "all", description="when a cumulative method (joint) is trained: after every task, or the last"
     )
@@ -108,7 +108,7 @@ class ModelConfig(Closed):
     method: MethodChoice = Field(default_factory=MethodChoice)
     backbone: BackboneChoice = Field(default_factory=BackboneChoice)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
-    seed: int = Field(0, ge=0, strict=True, description="of weights, order of images and augmentation")
+    seed: int = Field(0, ge=0, lt=2**32, strict=True, description="of weights, order of images and augmentation")
     device: str = "auto"
 
 

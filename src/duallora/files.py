@@ -115,6 +115,33 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes and threads that enter a folder this way out of it; nothing is left behind in it.
+
+    Yields whether nobody else is in it. With `wait` that is always so, but where the system or the disk knows no such
+    locks (Windows, some network file systems), which counts as being alone.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield True
+        return
+    try:
+        alone = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            pass
+        yield alone
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError inside the block into a DualLoRAError that says what could not be written and what to do."""
     try:

@@ -356,11 +356,7 @@ class Learner:
         """
         self._must_be_whole()
         folder = Path(folder).expanduser()
-        if self._home and folder.resolve() == self._home[0] and folder.exists() and _mark(folder) != self._home[1]:
-            raise DualLoRAError(
-                f"'{folder}' was saved by somebody else since this learner has loaded it, and saving here would undo "
-                "that; save to another folder, then load this one again and learn the task on it"
-            )
+        replaces = self._home[1] if self._home and folder.resolve() == self._home[0] else None
         manifest: dict[str, Any] = {
             "backbone": self.origin
             | {"sha256": self.backbone.sha256, "preprocessing": self.backbone.preprocessing.to_json()},
@@ -371,7 +367,7 @@ class Learner:
             "tasks": self.tasks,
             "capacity": self.capacity,  # for people only: it follows from the tensors
         }
-        save_artefact(folder, self.method.state(), manifest, overwrite=overwrite)
+        save_artefact(folder, self.method.state(), manifest, overwrite=overwrite, replaces=replaces)
         self._home = (folder.resolve(), _mark(folder))
         return folder
 

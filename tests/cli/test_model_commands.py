@@ -189,6 +189,25 @@ def test_what_was_learned_is_kept_where_its_place_was_taken_meanwhile(
     assert [task["name"] for task in Learner.load(f"{zoo}-2").tasks] == ["animals", "ours"]
 
 
+def test_a_new_model_does_not_replace_one_that_another_made_meanwhile(
+    typed: Type, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, zoo = Learner.learn, tmp_path / "zoo"
+
+    def slowly(self: Learner, *args: object, **options: object) -> object:
+        report = learn(self, *args, **options)
+        monkeypatch.setattr(Learner, "learn", learn)
+        assert typed("learn", zoo, pictures / "vehicles", "--backbone=test_vit", *TINY).code == 0
+        return report
+
+    monkeypatch.setattr(Learner, "learn", slowly)
+    done = typed("learn", zoo, pictures / "animals", "--backbone=test_vit", *TINY)
+    assert done.code == 2
+    assert "already holds a model" in done.err and f"it lies in '{zoo}-2'" in done.err
+    assert [task["name"] for task in Learner.load(zoo).tasks] == ["vehicles"]
+    assert [task["name"] for task in Learner.load(f"{zoo}-2").tasks] == ["animals"]
+
+
 def test_a_shrinkage_that_regularises_nothing_is_refused(typed: Type, tmp_path: Path, pictures: Path) -> None:
     done = typed("learn", tmp_path / "zoo", pictures / "animals", "--set=method.options.shrinkage=0")
     assert done.code == 2 and "shrinkage" in done.err

@@ -12,6 +12,7 @@ from duallora.backbone import Backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
 from duallora.methods import TaskInfo, get_method
+from duallora.settings import validated
 from duallora.training.device import Session
 from duallora.training.loop import TaskTiming, _rate, learn_task
 from duallora.training.settings import TrainingSettings
@@ -78,6 +79,20 @@ def test_the_loss_falls_and_is_told(backbones: Callable[..., Backbone], images: 
     assert long.loss < short.loss / 2
     assert set(long.seconds) == {"begin", "train", "statistics"}
     assert long.parameters > 0
+
+
+@pytest.mark.parametrize("method", ["duallora", "lora", "ranpac"])
+def test_a_last_step_that_runs_away_is_noticed(
+    backbones: Callable[..., Backbone], images: Callable[..., ImageSet], method: str
+) -> None:
+    with pytest.raises(DualLoRAError, match=r"(not finite|no basis).*training.learning_rate="):
+        taught(backbones(), images(2, 4), method, epochs=1, batch_size=8, learning_rate=1e30, warmup=0.0)
+
+
+def test_settings_are_finite_numbers() -> None:
+    for key, value in (("learning_rate", float("inf")), ("weight_decay", float("nan")), ("epochs", True)):
+        with pytest.raises(DualLoRAError, match=key):
+            validated(TrainingSettings, {key: value}, "training")
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(backbone: Backbone, images: Callable[..., ImageSet]) -> None:

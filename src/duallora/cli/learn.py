@@ -48,13 +48,13 @@ def learn(
         )
     check_target(model, overwrite=True)  # first what costs nothing
     images = scan_classes(folder)
-    chosen = list(settings or ())
-    learner = (_existing if holds_model(model) else _new)(model, method, backbone, chosen)
+    chosen, known = list(settings or ()), holds_model(model)
+    learner = (_existing if known else _new)(model, method, backbone, chosen)
     title = _title(learner, name, folder)
     say(f"learning '{title}': {len(images)} images, {len(images.classes)} classes, as task {len(learner.tasks) + 1}")
     report = learner.learn(images, name=title)
     try:
-        learner.save(model, overwrite=True)
+        learner.save(model, overwrite=known)  # what is there now and was not before is somebody else's
     except DualLoRAError as error:
         raise _rescued(learner, model, error) from error
     tell_skipped(report.skipped)

@@ -50,7 +50,7 @@ Shrinkage = Annotated[float, Field(gt=0, le=1)] | Literal["oas"]
 class MethodConfig(BaseModel):
     """Options of a method: typed and closed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def learn_task(
         progress: whether to show any.
 
     Raises:
-        DualLoRAError: the loss is not finite; the message says where and what to try.
+        DualLoRAError: the loss, or what trained, is not finite; the message says where and what to try.
     """
     timing, clock = TaskTiming(), _Clock()
     still = Batches(
@@ -115,9 +115,16 @@ def learn_task(
         if timing.parameters and settings.epochs:
             with TaskProgress(f"{title} training", settings.epochs * len(images), enabled=progress) as bar:
                 timing.loss = _train(method, images, label_map, preprocessing, settings, session, seed, task.index, bar)
+            _must_stay_finite(method, task.index, settings)
         timing.seconds["train"] = clock.lap()
         with TaskProgress(f"{title} statistics", len(images), enabled=progress) as bar:
-            method.end_task(OnDevice(still, session, bar.advance))
+            try:
+                method.end_task(OnDevice(still, session, bar.advance))
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                raise DualLoRAError(
+                    f"the features of task {task.index + 1} are no basis for statistics ({error}): training has most "
+                    f"likely run away. {_advice(settings)}"
+                ) from error
         timing.seconds["statistics"] = clock.lap()
     return timing
 
@@ -237,10 +244,21 @@ def _rate(step: int, steps: int, settings: TrainingSettings) -> float:
 def _must_be_finite(total: Tensor, task: int, epoch: int, step: int, settings: TrainingSettings) -> None:
     if not torch.isfinite(total):
         raise DualLoRAError(
-            f"the loss is not finite (task {task + 1}, epoch {epoch + 1}, step {step}). Lower the rate, e.g. "
-            f"--set training.learning_rate={settings.learning_rate / 10:g}, or compute in "
-            "--set training.precision=float32"
+            f"the loss is not finite (task {task + 1}, epoch {epoch + 1}, step {step}). {_advice(settings)}"
         )
+
+
+def _must_stay_finite(method: Method, task: int, settings: TrainingSettings) -> None:
+    """After the last step, whose outcome no loss tells any more."""
+    if not all(torch.isfinite(parameter).all() for parameter in method.trainable()):
+        raise DualLoRAError(f"what task {task + 1} trained is not finite. {_advice(settings)}")
+
+
+def _advice(settings: TrainingSettings) -> str:
+    return (
+        f"Lower the rate, e.g. --set training.learning_rate={settings.learning_rate / 10:g}, or compute in "
+        "--set training.precision=float32"
+    )
 
 
 class _Clock:

@@ -17,10 +17,10 @@ class TrainingSettings(BaseModel):
     'adamw'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int = Field(5, ge=0, description="passes over the training images of a task")
-    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(5, ge=0, strict=True, description="passes over the training images of a task")
+    batch_size: int = Field(64, ge=1, strict=True)
     learning_rate: float = Field(2e-3, gt=0, description="peak rate")
     weight_decay: float = Field(0.0, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
