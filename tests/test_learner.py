@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,6 +309,28 @@ def test_a_model_that_another_has_saved_meanwhile_is_not_undone(
         ours.save(tmp_path / "zoo", overwrite=True)
     ours.save(tmp_path / "other")
     assert Learner.load(tmp_path / "zoo").classes[-1] == "their 0"
+
+
+@pytest.mark.parametrize(("method", "key"), [("duallora", "class_rank"), ("lora", "rank"), ("sora", "rank")])
+def test_a_rank_above_the_width_is_refused(method: str, key: str) -> None:
+    with pytest.raises(DualLoRAError, match=rf"{key} is 100000, more than the width 32 of backbone 'tiny'"):
+        Learner.create("test_vit", method, config={key: 100_000}, pretrained=False, image_size=32)
+
+
+def test_both_spellings_of_a_class_may_be_learned_further(tmp_path: Path) -> None:
+    learner = Learner.create("test_vit", "ncm", pretrained=False, image_size=32)
+    pixels = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+    learner.learn((pixels, ["cat", "cat", "Cat", "dog"]), progress=False)
+    for name in ("cat", "Cat"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(pixels[i].permute(1, 2, 0).numpy()).save(tmp_path / name / f"{i}.png")
+        one = tmp_path / f"only {name}"
+        one.mkdir()
+        shutil.move(tmp_path / name, one / name)
+        assert learner.learn(one, progress=False).classes == [name]
+    with pytest.raises(DualLoRAError, match=r"did you mean 'dog' by 'dogs'\?"):
+        learner.evaluate((pixels[:2], ["dogs", "cat"]))
 
 
 def test_the_home_folder_may_be_written_short(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from duallora.errors import DualLoRAError
 from duallora.settings import validated
 from duallora.training.settings import TrainingSettings
-from duallora.yaml_files import read_yaml, shipped
+from duallora.yaml_files import parse_yaml, read_yaml, shipped
 
 FOLDER = "configs"  # of the package: those that come with it
 
@@ -197,6 +197,6 @@ def shipped_configs() -> list[str]:
 
 def _yaml_value(value: str, text: str) -> Any:
     try:
-        return yaml.safe_load(value)
+        return parse_yaml(value)
     except yaml.YAMLError as error:
         raise DualLoRAError(f"cannot set '{text}': the value is no YAML; put it in quotes: \"'...'\"") from error

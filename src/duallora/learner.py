@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -98,6 +99,7 @@ class Learner:
         options = validated(kind.Config, config or {}, f"method {method}")
         torch.manual_seed(seed)  # an untrained backbone is drawn by the seed too, so that a saved model finds it again
         loaded = load_backbone(backbone, weights=weights, pretrained=pretrained, image_size=image_size, levels=levels)
+        _check_ranks(options, loaded)
         torch.manual_seed(seed)
         origin = {
             "name": loaded.name,  # with the tag of the weights that timm chose: it may choose others one day
@@ -208,7 +210,7 @@ class Learner:
         """Refuse a folder 'Cat' where 'cat' is known: a slip of the keyboard would make two classes of one."""
         known = {name.casefold(): name for name in self.classes}
         for name in names:
-            if (other := known.get(name.casefold(), name)) != name:
+            if name not in self.classes and (other := known.get(name.casefold(), name)) != name:
                 raise DualLoRAError(
                     f"class '{name}' differs only by case from '{other}', which this model knows; rename it '{other}' "
                     "to learn that class further, or give it a name of its own"
@@ -297,9 +299,11 @@ class Learner:
             raise DualLoRAError("there are no images to evaluate on; give at least one")
         strange = [c for c in images.classes if c not in self.classes]
         if strange:
+            near = difflib.get_close_matches(strange[0], self.classes, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}' by '{strange[0]}'? " if near else ""
             raise DualLoRAError(
-                f"unknown classes {strange[:5]}; this model knows {len(self.classes)}: {self.classes[:10]}. "
-                "Learn them first"
+                f"unknown classes {strange[:5]}; {hint}This model knows {len(self.classes)}: {self.classes[:10]}. "
+                "Learn them first, or leave their images out"
             )
         scored = score_images(self.method, self.batches(images))
         named = {self.classes[c]: v for c, v in scored.per_class.items()}
@@ -436,6 +440,15 @@ class Learner:
             raise DualLoRAError(f"{folder}/model.safetensors does not fit its duallora.json: {error}") from error
         learner.method.to(learner.device)
         return learner
+
+
+def _check_ranks(options: BaseModel, backbone: Backbone) -> None:
+    """A product of factors has no rank above the width of what it maps."""
+    for key, value in options:
+        if (key == "rank" or key.endswith("_rank")) and isinstance(value, int) and value > backbone.dim:
+            raise DualLoRAError(
+                f"{key} is {value}, more than the width {backbone.dim} of backbone '{backbone.name}'; 4 to 64 are usual"
+            )
 
 
 def _mark(folder: Path) -> str:

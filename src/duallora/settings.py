@@ -43,7 +43,8 @@ def _told(error: Any, model: type[BaseModel], where: str) -> str:
         known = _fields_at(model, path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"{where}: unknown key '{name}'; {hint}Known: {', '.join(sorted(known))}"
+        keys = f"Known: {', '.join(sorted(known))}" if known else "There are none to set"
+        return f"{where}: unknown key '{name}'; {hint}{keys}"
     return f"{where}: {name or 'value'} = {error.get('input')!r}: {error['msg']}"
 
 

@@ -12,6 +12,33 @@ import yaml
 from duallora.errors import DualLoRAError, unknown
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML as plain data, in which no key may stand twice: the last one would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands there twice; keep one of them", key_node.start_mark
+                )
+            seen.append(key)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML text.
+
+    Raises:
+        yaml.YAMLError: it is none, or a key stands twice in one mapping.
+    """
+    return yaml.load(text, _Loader)
+
+
 def shipped(folder: str) -> dict[str, Traversable]:
     """The YAML files of a folder of the package, by name without ending, sorted by that.
 
@@ -38,7 +65,7 @@ def read_yaml(path: str | Path, what: str, folder: str, example: str) -> dict[st
     file, known = Path(path).expanduser(), shipped(folder)
     try:
         source = known[str(path)] if str(path) in known and not file.is_file() else file
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+        data = parse_yaml(source.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if file.suffix or len(file.parts) > 1:
             raise DualLoRAError(

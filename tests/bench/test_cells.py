@@ -56,6 +56,12 @@ def test_what_wins_over_what(grid_of: Make) -> None:
         ({}, {"rows": {"Lora": {}, "lora": {}}}, "rows 'Lora' and 'lora' would share a folder"),
         ({"overrides": ["trainig.epochs=1"]}, {}, "did you mean 'training'"),
         ({"protocol": "p"}, {}, "states no protocols"),
+        (
+            {},
+            {"rows": {"lora": {"readouts": ["headz"]}}},
+            "read-out in suite 'tiny': row 'lora' 'headz'; did",
+        ),
+        ({}, {"rows": {"lora": {"group": {"headz": "both"}}}}, "'headz'; did you mean 'heads'"),
         ({"protocol": "q"}, {"protocols": {"pq": PROTOCOL}}, "unknown protocol of suite 'tiny' 'q'; did you mean 'pq'"),
         ({"protocol": "p"}, {"protocols": {"p": PROTOCOL | {"rows": {"lor": {}}}}}, "did you mean 'lora'"),
     ],

@@ -61,6 +61,8 @@ def test_a_row_can_set_what_a_run_can() -> None:
         ({"rows": {}}, "rows"),
         ({"orders": []}, "orders"),
         ({"orders": [-1]}, "orders"),
+        ({"orders": [1, 2, 1]}, "1 stands there twice; keep it once"),
+        ({"seeds": [0, 0]}, "0 stands there twice; keep it once"),
         (
             {"protocols": {"p": PROTOCOL | {"weigths": "x"}}},
             "protocol 'p': unknown key 'weigths'; did you mean 'weights'",

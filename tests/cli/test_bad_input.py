@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_images_of_every_kind_are_converted_or_skipped_and_named(typed: Type, tm
     assert all(name in done.err for name in skipped)
     answers = typed("predict", tmp_path / "zoo", good, "--json").document
     assert len(answers["predictions"]) == 6
-    assert {Path(entry["path"]).name for entry in answers["skipped"]} == set(skipped) - {"notes.txt"}
+    assert {Path(entry["path"]).name: entry["reason"] for entry in answers["skipped"]} == skipped
 
 
 def missing_tensors(zoo: Path) -> None:
@@ -264,3 +265,30 @@ def test_unknown_names_and_keys(
     assert said in done.err
     assert done.err.count("Error:") == 1
     assert snapshot(tmp_path) == {}
+
+
+def test_names_that_would_steer_the_terminal(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    folder = shutil.copytree(pictures / "animals", tmp_path / "animals")
+    one = next(folder.rglob("*.png"))
+    (one.parent / "red\x1b[31m.png").write_bytes(b"no image")
+    shutil.copy(one, one.parent / "blue\x1b[34m.png")
+    zoo = tmp_path / "zoo"
+    done = typed("learn", zoo, folder, "--backbone=test_vit", "--method=ncm", *TINY)
+    assert done.code == 0
+    assert "red\\x1b[31m.png" in done.err and "\x1b[31m" not in done.err
+    answers = typed("predict", zoo, one.parent)
+    assert "\x1b[34m" not in answers.out and "\\x1b[34m" in answers.out
+    refused = typed("learn", zoo, folder, "--name=two\nlines")
+    assert refused.code == 2 and "has characters that nobody can see" in refused.err
+    (folder / "two\nlines").mkdir()
+    refused = typed("learn", zoo, folder)
+    assert refused.code == 2 and "has characters that nobody can see; rename it" in refused.err
+
+
+def test_an_unpacked_archive_is_noticed(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    shutil.copytree(pictures / "animals", tmp_path / "unpacked" / "animals")
+    done = typed("learn", tmp_path / "zoo", tmp_path / "unpacked", "--backbone=test_vit", "--method=ncm", *TINY)
+    assert done.code == 0
+    assert f"if those are the classes, learn '{tmp_path / 'unpacked' / 'animals'}' into a new model" in done.err
+    plain = typed("learn", tmp_path / "other", pictures / "animals", "--backbone=test_vit", "--method=ncm", *TINY)
+    assert "note" not in plain.err

@@ -135,7 +135,7 @@ def test_data_that_are_not_there(typed: Type, tmp_path: Path, monkeypatch: pytes
     assert str(tmp_path / "data") in done.err  # where to put it
     dry = typed("bench", suite, "--out", tmp_path / "runs", "--dry-run")
     assert dry.code == 0
-    assert "The data are not there: " in dry.out
+    assert "The data cannot be used: " in dry.out
     assert not (tmp_path / "runs").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 from cli_helpers import TINY, Type
 
-from duallora.cli import app
+from duallora.cli.app import app
 from duallora.cli.tables import summary
 from duallora.evaluation.results import RunResults
 

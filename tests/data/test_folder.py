@@ -198,6 +198,18 @@ def test_links(tmp_path: Path, write: Writer) -> None:
     assert images.classes == ("cat", "tiger") and images.counts() == [2, 3]
 
 
+@pytest.mark.parametrize(("link", "goal"), [("cat/up", ".."), ("cat/far", "../.."), ("dots", "."), ("hound", "dog")])
+def test_no_image_comes_twice_by_a_link(tmp_path: Path, write: Writer, link: str, goal: str) -> None:
+    fill(write, "zoo", cat=2, dog=3)
+    write("elsewhere/stray.png")
+    (tmp_path / "zoo" / link).symlink_to(goal)
+    images = scan_classes(tmp_path / "zoo")
+    assert images.classes == ("cat", "dog") and images.counts() == [2, 3]
+    (told,) = images.skipped
+    assert told.path == str(tmp_path / "zoo" / link)
+    assert told.reason == "is a link to a folder that is read in another place, or that holds it"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_does_not_hang_it(tmp_path: Path, write: Writer) -> None:
     fill(write, "zoo", cat=2)
@@ -315,6 +327,12 @@ def test_scanning_a_data_set_in_parts_is_refused(tmp_path: Path, write: Writer) 
     fill(write, "set/test", cat=1)
     with pytest.raises(DualLoRAError, match=r"has train/ and test/ parts.*set/train"):
         scan_classes(tmp_path / "set")
+
+
+def test_a_folder_of_classes_is_no_folder_of_domains(tmp_path: Path, write: Writer) -> None:
+    fill(write, "zoo", cat=2, dog=2)
+    with pytest.raises(DualLoRAError, match=r"not domains of class folders; expected .*class-incremental"):
+        read_domains(tmp_path / "zoo")
 
 
 def test_domains(tmp_path: Path, write: Writer) -> None:

@@ -241,3 +241,14 @@ def test_what_is_too_large_is_refused_without_a_warning_of_pillows_own(tmp_path:
     with warnings.catch_warnings(), pytest.raises(UnreadableImage, match="more than is read"):
         warnings.simplefilter("error")
         decode(tmp_path / "huge.png")
+
+
+def test_no_file_is_given_to_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", never)
+    Image.new("RGB", (8, 8)).save(tmp_path / "drawing.eps")
+    (tmp_path / "photo.png").write_bytes((tmp_path / "drawing.eps").read_bytes())
+    with pytest.raises(UnreadableImage, match="is no image of a known format, whatever its name says"):
+        decode(tmp_path / "photo.png")

@@ -121,8 +121,9 @@ def _create(name: str, pretrained: bool) -> nn.Module:
             raise DualLoRAError(f"timm cannot build backbone '{name}': {reason}. {SERVING}") from error
         raise DualLoRAError(
             f"the pre-trained weights of backbone '{name}' cannot be fetched: {reason} "
-            "Where there is no network, fetch the file elsewhere and give weights=FILE (.safetensors, .pth) with the "
-            "architecture's timm name, or use the backbone 'bundled', which needs no network"
+            "Where there is no network, fetch the file (.safetensors, .pth) elsewhere and give weights=FILE, in a "
+            "shell --set backbone.weights=FILE, with the architecture's timm name, or use the backbone 'bundled', "
+            "which needs no network"
         ) from error
 
 

@@ -86,7 +86,8 @@ def make_grid(
         overrides: "key=value" texts for all cells.
 
     Raises:
-        DualLoRAError: no such protocol; a key or value that a run does not know; rows whose folders would be the same.
+        DualLoRAError: no such protocol; a key or value that a run does not know; a read-out that a row's method lacks;
+            rows whose folders would be the same.
     """
     chosen = _chosen(name, suite, protocol)
     name = folder_name(name)
@@ -114,6 +115,7 @@ def make_grid(
                 if source is not None:
                     data["stream"]["source"] = source
                 config = checked_config(RunConfig, apply_overrides(data, overrides), where)
+                _check_readouts(change, config, where)
                 run = f"order-{number}" + (f"-seed-{seed}" if place else "")  # a seed added later moves nothing
                 cells.append(Cell(row, number, config.seed, folder / folder_name(row) / run, config))
     stated = base.get("stream", {}).get("source", RunConfig().stream.source)
@@ -186,6 +188,16 @@ def _chosen(name: str, suite: Suite, protocol: str | None) -> Protocol | None:
     if protocol not in suite.protocols:
         raise unknown(f"protocol of suite '{name}'", protocol, suite.protocols)
     return suite.protocols[protocol]
+
+
+def _check_readouts(row: Row, config: RunConfig, where: str) -> None:
+    """A misspelt one would come out only after everything has run."""
+    from duallora.methods.registry import get_method  # imports torch
+
+    known = get_method(config.method.name).readouts
+    for name in [*(row.readouts or ()), *(row.group if isinstance(row.group, dict) else ())]:
+        if name not in known:
+            raise unknown(f"read-out in {where}", name, known)
 
 
 def _set_order(stream: dict[str, Any], order: Order) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from duallora.bench.cells import merged
 from duallora.errors import DualLoRAError, unknown
-from duallora.yaml_files import shipped
+from duallora.yaml_files import parse_yaml, shipped
 
 
 def shared(kind: str) -> list[str]:
@@ -60,5 +58,5 @@ def _files(kind: str, names: Any, where: str) -> dict[str, Any]:
     for name in map(str, names if isinstance(names, list) else [names]):
         if name not in known:
             raise unknown(f"name in {where}: include", name, known)
-        held = merged(held, yaml.safe_load(known[name].read_text(encoding="utf-8")))
+        held = merged(held, parse_yaml(known[name].read_text(encoding="utf-8")))
     return held

@@ -73,7 +73,7 @@ def foreign(folder: Path) -> list[str]:
     """Names in a folder without a configuration that no run leaves; a file broken off while it was written is ours."""
     if not folder.is_dir():
         return []
-    ours = ("steps", "checkpoints", "readouts", "results.json", "report.html")
+    ours = ("steps", "checkpoints", "readouts", "images.json", "results.json", "report.html")
     return sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.endswith(".tmp"))
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from duallora.config import Closed
 
 Group = Literal["statistics", "none", "both"]
 Order = Annotated[int, Field(ge=0)] | Literal["natural"] | list[str]
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+def _apart(values: list[Any]) -> list[Any]:
+    """Each once: the same run twice would count as two in means and deviations."""
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there twice; keep it once")
+    return values
+
+
+Orders = Annotated[list[Order], Field(min_length=1), AfterValidator(_apart)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_apart)]
 
 
 class Settings(Closed):
@@ -74,8 +86,8 @@ class Protocol(Closed):
     metric: str = Field(description="definition of the published figures, for example 'a_last over all images'")
     set: Settings = Field(default_factory=Settings, description="laid over the suite's base under this protocol")
     rows: dict[str, Settings] = Field(default_factory=dict, description="the same for single rows, laid over the row")
-    orders: list[Order] | None = Field(None, min_length=1, description="class orders instead of the suite's")
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    orders: Orders | None = Field(None, description="class orders instead of the suite's")
+    seeds: Seeds | None = None
     figures: dict[str, Figure] = Field(min_length=1, description="name of the method -> what was published")
 
 
@@ -85,12 +97,11 @@ class Suite(Closed):
     title: str
     about: str = ""
     base: Settings = Field(description="what all rows have in common")
-    orders: list[Order] = Field(
-        min_length=1,
-        description="orders of classes, groups or domains: a seed that shuffles, 'natural', or a list of names",
+    orders: Orders = Field(
+        description="orders of classes, groups or domains: a seed that shuffles, 'natural', or a list of names"
     )
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="seeds of weights and batches, every order with each; the base's by default"
+    seeds: Seeds | None = Field(
+        None, description="seeds of weights and batches, every order with each; the base's by default"
     )
     rows: dict[str, Row] = Field(min_length=1)
     protocols: dict[str, Protocol] = Field(default_factory=dict)

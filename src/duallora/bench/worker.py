@@ -51,7 +51,7 @@ def _clear(folder: Path) -> None:
     """Remove what is left of a run that has lost its configuration; `state` has let nothing else pass."""
     for name in ("checkpoints", "readouts", "steps"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for path in [folder / "results.json", folder / "report.html", *folder.glob(".*.tmp")]:
+    for path in [folder / "results.json", folder / "report.html", folder / "images.json", *folder.glob(".*.tmp")]:
         path.unlink(missing_ok=True)
 
 

@@ -6,10 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from duallora.cli.app import app
-from duallora.cli.guard import guarded
-
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,4 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Threads of torch that wait by spinning starve each other where anything else runs: 10 times slower on a busy
     # machine with two cores. Set before torch is imported; whoever sets it outside is obeyed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from duallora.cli.app import app
+        from duallora.cli.guard import guarded
+    except KeyboardInterrupt:
+        print("Error: interrupted: nothing was changed; type the same command again", file=sys.stderr)
+        sys.exit(130)
     sys.exit(guarded(app, sys.argv[1:] if arguments is None else arguments))

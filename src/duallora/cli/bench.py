@@ -173,4 +173,4 @@ def _show_plan(console: Console, grid: Grid, chosen: list[Cell], planned: Plan, 
         f"{len(planned.estimates)} of {len(chosen)} runs to go{at_once}: about {seconds(total)}", soft_wrap=True
     )
     if planned.data:
-        console.print(f"The data are not there: {planned.data}", soft_wrap=True)
+        console.print(f"The data cannot be used: {planned.data}", soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from duallora.cli.interrupt import Interrupt, heeded
 from duallora.cli.output import Answer, say
 from duallora.errors import DualLoRAError
 
@@ -32,6 +33,11 @@ def guarded(app: typer.Typer, arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments  # looked for by hand: usage errors come before any option is parsed
     debug = "--debug" in arguments or os.environ.get("DUALLORA_DEBUG", "0") not in ("", "0")
     _never_fail_on_characters()
+    with heeded() as interrupt:
+        return _guarded(app, arguments, as_json, debug, interrupt)
+
+
+def _guarded(app: typer.Typer, arguments: Sequence[str], as_json: bool, debug: bool, interrupt: Interrupt) -> int:
     try:
         # Libraries may print (torchvision's downloads did); a program that reads JSON must not see it.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -43,19 +49,25 @@ def guarded(app: typer.Typer, arguments: Sequence[str]) -> int:
             raise KeyboardInterrupt
         return int(outcome or OK)
     except (KeyboardInterrupt, typer.Abort):
-        with contextlib.suppress(KeyboardInterrupt):
-            command = next((argument for argument in arguments if not argument.startswith("-")), "")
-            _tell(f"interrupted: {GO_ON.get(command, NOTHING)}", as_json)
-        return INTERRUPTED
+        return _interrupted(arguments, as_json)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAULT
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if interrupt.asked:  # what came of it on its way here
+            return _interrupted(arguments, as_json)
         message, code = _explained(error, debug)
         _tell(message, as_json)
         return code
+
+
+def _interrupted(arguments: Sequence[str], as_json: bool) -> int:
+    with contextlib.suppress(KeyboardInterrupt):
+        command = next((argument for argument in arguments if not argument.startswith("-")), "")
+        _tell(f"interrupted: {GO_ON.get(command, NOTHING)}", as_json)
+    return INTERRUPTED
 
 
 def _explained(error: Exception, debug: bool) -> tuple[str, int]:

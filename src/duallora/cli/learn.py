@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,6 +59,11 @@ def learn(
     except DualLoRAError as error:
         raise _rescued(learner, model, error) from error
     tell_skipped(report.skipped)
+    if inner := wrapped(folder, report.classes):
+        say(
+            f"note: the one class '{report.classes[0]}' has images in its sub-folders only; if those are the classes, "
+            f"learn '{inner}' into a new model"
+        )
     document = report.model_dump(mode="json") | {
         "model": str(model),
         "tasks": len(learner.tasks),
@@ -76,6 +82,15 @@ def _rescued(learner: Learner, model: Path, error: DualLoRAError) -> DualLoRAErr
     except DualLoRAError:
         return error
     return DualLoRAError(f"{error}. What was learned is not lost: it lies in '{place}'")
+
+
+def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
+    """The only class folder where it looks like a folder of class folders, as archives unpack to; else None."""
+    inner = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    if len(classes) != 1 or len(inner) != 1:
+        return None
+    entries = [entry for entry in inner[0].iterdir() if not entry.name.startswith(".")]
+    return inner[0] if sum(entry.is_dir() for entry in entries) > 1 and all(e.is_dir() for e in entries) else None
 
 
 def holds_model(model: Path) -> bool:
@@ -136,6 +151,8 @@ def _title(learner: Learner, name: str | None, folder: Path) -> str:
     taken = {task["name"] for task in learner.tasks}
     if name is not None and name in taken:
         raise DualLoRAError(f"the model has a task '{name}' already; give another --name")
+    if name is not None and any(unicodedata.category(c) == "Cc" for c in name):
+        raise DualLoRAError(f"--name {name!r} has characters that nobody can see; leave them out")
     own = name or folder.resolve().name
     try:
         own.encode()

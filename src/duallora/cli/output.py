@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from duallora.answers import SkippedImage
 
 MOST_SKIPPED = 10
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,16 @@ def plain_console() -> Console:
 
 def say(text: str) -> None:
     """A line for the reader beside the answer, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
+
+
+def shown(text: str) -> str:
+    """Text with its control characters written out: a file's name must not steer the terminal.
+
+    >>> shown("red\x1b[31m.png")
+    'red\\x1b[31m.png'
+    """
+    return text.translate(CONTROLS)
 
 
 def tell_skipped(skipped: Sequence[SkippedImage]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from duallora.cli.options import AsJson, Debug, Device, Model, Weights
-from duallora.cli.output import Answer, percent, tell_skipped
+from duallora.cli.output import Answer, percent, shown, tell_skipped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,17 +53,19 @@ def predict(
 def readable_images(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedImage]]:
     """The images that can be decoded among files and in folders (there, not the hidden ones), and the rest."""
     from duallora.answers import SkippedImage
-    from duallora.data.images import EXTENSIONS, UnreadableImage, check
+    from duallora.data.folder import files_below
+    from duallora.data.images import UnreadableImage, check
 
     readable: list[Path] = []
     skipped: list[SkippedImage] = []
     for path in paths:
-        found = [path]
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p, path))
-            if not found:
-                skipped.append(SkippedImage(path=str(path), reason="is a folder without images"))
-        for file in found:
+        found = list(files_below(path)) if path.is_dir() else [(path, "")]
+        if all(problem for _, problem in found):
+            skipped.append(SkippedImage(path=str(path), reason="is a folder without images"))
+        for file, problem in found:
+            if problem:
+                skipped.append(SkippedImage(path=str(file), reason=problem))
+                continue
             try:
                 check(file)
             except UnreadableImage as error:
@@ -73,10 +75,6 @@ def readable_images(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedImag
     return readable, skipped
 
 
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
 def _show(console: Console, predictions: Sequence[Prediction]) -> None:
     from rich.table import Table
 
@@ -84,5 +82,5 @@ def _show(console: Console, predictions: Sequence[Prediction]) -> None:
     table.columns[2].justify = "right"
     for found in predictions:
         known = {True: "yes", False: "no", None: "-"}[found.known]
-        table.add_row(found.path, found.label, percent(found.confidence), found.task, known)
+        table.add_row(shown(found.path or ""), found.label, percent(found.confidence), found.task, known)
     console.print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from duallora.cli.options import AsJson, Debug, Redo, Settings
-from duallora.cli.output import Answer, percent, tell_skipped
+from duallora.cli.output import Answer, percent, say, tell_skipped
 from duallora.cli.tables import print_runs
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ def run(
     from duallora.evaluation.runner import run as run_stream
     from duallora.report import collect_runs, write_report
 
+    finished = not redo and (out / "results.json").is_file()
     results = run_stream(chosen, out, redo=redo)
+    if finished:
+        say(f"'{out}' was finished already and is not run again, whatever became of its images; --redo starts over")
     page = write_report(collect_runs(out), out)
     tell_skipped(results.skipped)
     return Answer(results.model_dump(mode="json"), lambda console: _show(console, results, out, page))

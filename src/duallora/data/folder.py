@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from duallora.errors import DualLoRAError, unknown
 
 WHOLE_CHECK = 10_000
 """Of up to this many files every pixel is read before anything starts; of more, only those whose end tells nothing."""
+
+ELSEWHERE = "is a link to a folder that is read in another place, or that holds it"
 
 _TEST_PARTS = ("test", "val", "valid", "validation")
 _PARTS = ("train", *_TEST_PARTS)
@@ -68,6 +71,11 @@ def read_domains(path: str | Path, *, held_out: float = 0.2, seed: int = 0) -> d
     if not folders:
         raise DualLoRAError(f"folder '{root}' has no domain folders; expected {root}/<domain>/<class>/<image>")
     names = _names(folders)
+    if not any(_listing(folder)[0] for folder in folders):
+        raise DualLoRAError(
+            f"folder '{root}' has folders of images, not domains of class folders; expected "
+            f"{root}/<domain>/<class>/<image>, or take stream.scenario=class-incremental"
+        )
     return {
         name: read_folder(folder, held_out=held_out, seed=seed) for name, folder in zip(names, folders, strict=True)
     }
@@ -97,8 +105,14 @@ def scan_classes(path: str | Path, *, minimum: int = 2) -> ImageSet:
     names = _names(folders)
     skipped = [Skipped(str(file), "lies beside the class folders, not in one of them") for file in loose]
     candidates: list[tuple[Path, str]] = []
+    seen = {os.path.realpath(root)}
+    elsewhere = set()
+    for folder in folders:
+        if (real := os.path.realpath(folder)) in seen:
+            elsewhere.add(folder)
+        seen.add(real)
     for folder, name in zip(folders, names, strict=True):
-        for file, problem in _walk(folder, set()):
+        for file, problem in [(folder, ELSEWHERE)] if folder in elsewhere else _below(folder, seen):
             if problem:
                 skipped.append(Skipped(str(file), problem))
             else:
@@ -110,8 +124,9 @@ def scan_classes(path: str | Path, *, minimum: int = 2) -> ImageSet:
         else:
             usable.append((file, name))
     with_images = {name for _, name in usable}
+    told = {entry.path for entry in skipped}
     for folder, name in zip(folders, names, strict=True):
-        if name not in with_images:
+        if name not in with_images and str(folder) not in told:
             skipped.append(Skipped(str(folder), "class folder without a usable image"))
     if len(usable) < minimum:
         raise DualLoRAError(_too_few(root, len(usable), minimum, skipped))
@@ -145,6 +160,8 @@ def _names(folders: list[Path]) -> tuple[str, ...]:
     for name, folder in zip(names, folders, strict=True):
         if not name.isprintable() and any("\ud800" <= c <= "\udfff" for c in name):
             raise DualLoRAError(f"the name of folder {os.fsencode(folder)!r} is not valid UTF-8; rename it")
+        if any(unicodedata.category(c) == "Cc" for c in name):
+            raise DualLoRAError(f"the name of folder {str(folder)!r} has characters that nobody can see; rename it")
         other = seen.setdefault(name.casefold(), folder)
         if other is not folder:
             how = "only in how Unicode writes them" if composed([other.name])[0] == name else "only by case"
@@ -166,12 +183,25 @@ def _parts(root: Path) -> dict[str, Path]:
     return parts
 
 
+def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """All files below a folder in a fixed order, each with the reason not to use it, or "".
+
+    Links are followed, but to no folder twice. Sub-folders that cannot be read are among the files, hidden ones not.
+    """
+    return _below(folder, {os.path.realpath(folder)})
+
+
 def _walk(folder: Path, seen: set[str]) -> Iterator[tuple[Path, str]]:
-    """All files below a folder in a fixed order, each with the reason not to use it, or ''."""
+    """The same, of a folder that is in none of those already seen, nor above them."""
     real = os.path.realpath(folder)
-    if real in seen:  # a link back to a folder already read
+    if real in seen or any(other.startswith(real.rstrip(os.sep) + os.sep) for other in seen):
+        yield folder, ELSEWHERE
         return
     seen.add(real)
+    yield from _below(folder, seen)
+
+
+def _below(folder: Path, seen: set[str]) -> Iterator[tuple[Path, str]]:
     try:
         folders, files = _listing(folder)
     except DualLoRAError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from collections.abc import Iterable
@@ -158,7 +159,7 @@ def _opened(source: Source, name: str) -> Image.Image:
             raise UnreadableImage(name, "is empty (0 bytes)")
         with warnings.catch_warnings():  # Pillow's own limit warns of sizes that are judged below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
     else:
         raise UnreadableImage(name, "is no image; expected a file, bytes, a PIL image or a uint8 array")
     width, height = image.size
@@ -166,6 +167,13 @@ def _opened(source: Source, name: str) -> Image.Image:
         image.close()
         raise UnreadableImage(name, f"is {width} x {height} pixels, {_limits()}")
     return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """All that Pillow reads, but for EPS: for that it starts Ghostscript, whatever the file's name says."""
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
 
 
 def _limits() -> str:

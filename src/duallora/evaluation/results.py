@@ -193,7 +193,10 @@ class RunResults(Record):
         except (ValueError, RecursionError) as error:
             raise DualLoRAError(f"'{path}' is not valid JSON ({error}); delete it and run again") from error
         if not isinstance(data, dict) or "format_version" not in data:
-            raise DualLoRAError(f"'{path}' holds no results of duallora (no format_version); give a run's results.json")
+            raise DualLoRAError(
+                f"'{path}' holds no results of duallora (no format_version); give a run's results.json, "
+                "or start over with --redo"
+            )
         version = data["format_version"]
         if isinstance(version, int) and version > FORMAT_VERSION:
             writer = data["versions"].get("duallora", "") if isinstance(data.get("versions"), dict) else ""

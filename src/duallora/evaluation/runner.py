@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from duallora.answers import SkippedImage
+from duallora.artefact import load_artefact
 from duallora.config import RunConfig, StreamConfig
 from duallora.data import open_domains, open_source
 from duallora.data.imageset import ImageSet
@@ -19,12 +20,12 @@ from duallora.data.sampling import at_most
 from duallora.errors import DualLoRAError
 from duallora.evaluation.memory import forget_peak, peak_memory
 from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, TaskRecord
+from duallora.evaluation.run_folder import alone, check_folder, check_images, clear, images_of
 from duallora.evaluation.scoring import StepScores, score_step
 from duallora.evaluation.steps import StepRecord, load_steps
 from duallora.files import write_json_atomic
 from duallora.learner import Learner
 from duallora.stream import Task, TaskStream, ordered
-from duallora.training.settings import INDIFFERENT
 
 
 def build_stream(config: StreamConfig) -> TaskStream:
@@ -60,9 +61,10 @@ def run(
 ) -> RunResults:
     """Take a method through a stream and write what comes of it.
 
-    `out` receives config.json; steps/ and checkpoints/ while the run goes on; results.json at the end, and
-    readouts/<name>/results.json for the other read-outs of the same training. A run that was interrupted goes on
-    after its last finished task and gives the same results as one that was not.
+    `out` receives config.json, and images.json, which tells these images from others; steps/ and checkpoints/ while
+    the run goes on; results.json at the end, and readouts/<name>/results.json for the other read-outs of the same
+    training. A run that was interrupted goes on after its last finished task and gives the same results as one that
+    was not.
 
     Args:
         config: everything about the run.
@@ -72,11 +74,16 @@ def run(
         progress: whether to show any.
 
     Raises:
-        DualLoRAError: the folder holds a run of another configuration or on former weights of the bundled backbone, or
-            something in the configuration cannot be used.
+        DualLoRAError: the folder holds a run of another configuration, on former weights of the bundled backbone, or
+            begun on other images; another run works in it; or something in the configuration cannot be used.
     """
     out = Path(out)
-    _check_folder(config, out, resume, redo)
+    with alone(out):
+        return _run(config, out, resume, redo, progress)
+
+
+def _run(config: RunConfig, out: Path, resume: bool, redo: bool, progress: bool) -> RunResults:
+    check_folder(config, out, resume, redo)
     if (out / "results.json").exists() and not redo:
         finished = RunResults.load(out / "results.json")
         if finished.on_former_weights:
@@ -87,10 +94,14 @@ def run(
         return finished
     stream = build_stream(config.stream)
     tests = [_evaluated(task, config.stream) for task in stream]
+    images = images_of(stream, tests)
+    if not redo:
+        check_images(out, images)
     learner, steps = _started(config, out, redo)
     forget_peak(learner.device)
     if redo:
-        _clear(out)
+        clear(out)
+    write_json_atomic(out / "images.json", images)
     write_json_atomic(out / "config.json", config.model_dump(mode="json"))  # only now: a mistake so far leaves no trace
     cumulative = learner.method.cumulative
     # Every class is known by its place in the stream, whatever was learned so far: only then do matrices agree.
@@ -123,37 +134,6 @@ def run(
     return results[learner.method.readout]
 
 
-def _check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> None:
-    """Raise DualLoRAError unless the folder is free, or holds this run, or any run where it may be done over."""
-    if out.exists() and not out.is_dir():
-        raise DualLoRAError(f"'{out}' is a file; give a folder with --out")
-    held = out / "config.json"
-    if held.exists():
-        try:
-            same = _experiment(RunConfig.model_validate_json(held.read_text())) == _experiment(config)
-        except ValueError:
-            same = False
-        if not redo and not (same and resume):
-            which = "a run already" if same else "a run of another configuration"
-            raise DualLoRAError(f"'{out}' holds {which}; give another --out, or start over with --redo")
-    elif out.exists() and any(out.iterdir()):
-        raise DualLoRAError(f"'{out}' exists and is no run of duallora; give another --out")
-
-
-def _experiment(config: RunConfig) -> RunConfig:
-    """A config without what makes no difference to what is measured."""
-    training = config.training.model_copy(update=dict.fromkeys(INDIFFERENT))
-    return config.model_copy(update={"training": training})
-
-
-def _clear(out: Path) -> None:
-    """Remove an earlier run from the folder; its configuration goes last, for it is what makes the folder ours."""
-    for name in ("checkpoints", "readouts", "steps"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("results.json", "report.html", "config.json"):
-        (out / name).unlink(missing_ok=True)
-
-
 def _evaluated(task: Task, config: StreamConfig) -> ImageSet:
     """The images a task is measured on."""
     if config.evaluate_on == "validation":
@@ -172,6 +152,13 @@ def _started(config: RunConfig, out: Path, redo: bool) -> tuple[Learner, list[St
     for folder in reversed(saved):
         done = int(folder.name[5:])
         if done <= len(steps):
+            try:
+                load_artefact(folder)
+            except DualLoRAError as error:  # "copy it again" helps nobody here: there is no other copy
+                raise DualLoRAError(
+                    f"the run in '{out}' broke off and cannot go on from '{folder.name}' ({str(error).split(';')[0]}); "
+                    "start over with --redo"
+                ) from error
             learner = Learner.load(folder, device=config.device, weights=config.backbone.weights)
             return learner, steps[:done]
     learner = Learner.of(config)
