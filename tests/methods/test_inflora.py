@@ -26,18 +26,18 @@ def made(backbone: Backbone, **options: object) -> InfLoRA:
     return InfLoRA(backbone, InfLoRAConfig(**options))
 
 
-def inputs(backbone: Backbone, x: Tensor) -> Tensor:
-    """Tokens (n, d) that enter the first block's qkv map; nothing that trains lies below it."""
+def inputs(backbone: Backbone, x: Tensor, block: int = 0) -> Tensor:
+    """Tokens (n, d) that enter a block's qkv map; nothing that trains lies below that of the first."""
     seen = []
-    handle = backbone.attention[0].qkv.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+    handle = backbone.attention[block].qkv.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
     with torch.no_grad():
         backbone(x)
     handle.remove()
     return seen[0]
 
 
-def second_moment(backbone: Backbone, x: Tensor) -> np.ndarray:
-    tokens = inputs(backbone, x).double().numpy()
+def second_moment(backbone: Backbone, x: Tensor, block: int = 0) -> np.ndarray:
+    tokens = inputs(backbone, x, block).double().numpy()
     return tokens.T @ tokens / len(tokens)
 
 
@@ -67,6 +67,32 @@ def test_the_down_projection_is_designed_from_the_projected_moment(backbones: Ca
     method.begin_task(infos(1, (2, 3), 12), [(second, torch.arange(12) % 2 + 2)])
     C = second_moment(plain, second)
     assert agree(first_site(method).A, np.linalg.svd(C - F @ F.T @ C)[0][:, :3])
+
+
+def moved(method: InfLoRA) -> None:
+    """In the place of training: updates that change what later blocks are fed."""
+    for site in method.sites:
+        assert isinstance(site, BranchedLinear)
+        for B in site.B.values():
+            torch.nn.init.normal_(B, std=2.0, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_space_grows_by_what_the_trained_network_feeds_a_later_block(backbones: Callable[..., Backbone]) -> None:
+    x = images(12, 0)
+    method = made(backbones(), rank=3, lamb=0.9)
+    learn(method, 0, x, (0, 1), moved)
+    fresh, trained = backbones(), method.backbone
+    spaces = []
+    for network in (trained, fresh):
+        C = second_moment(network, x, block=1)
+        U, S, _ = np.linalg.svd(C)
+        spaces.append(U[:, : max(int((np.cumsum(S**2) / (S**2).sum() < 0.9).sum()), 1)])
+    site = method.sites[1]
+    assert isinstance(site, BranchedLinear)
+    own = site.space.basis.double().numpy()
+    overlap = [float(np.linalg.norm(own.T @ U) ** 2) / own.shape[1] for U in spaces]
+    assert overlap[0] == pytest.approx(1, abs=1e-3)
+    assert overlap[1] < 0.99  # training has moved what the block is fed: the moment from before it would not do
 
 
 def test_one_pass_before_and_one_after(backbone: Backbone) -> None:
