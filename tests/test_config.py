@@ -89,6 +89,8 @@ def test_overrides_that_make_no_sense(text: str, said: str) -> None:
         ("method: {name: lora, options: {rnk: 2}}", "method.options of 'lora': unknown key 'rnk'; did you mean 'rank'"),
         ("method: {options: {rank: none}}", "rank = 'none'"),
         ("training: {epochs: many}", "training.epochs = 'many'"),
+        ("stream: {increment: 1.5}", "run.yaml': stream.increment = 1.5: expected a valid integer, "),
+        ("stream: {increment: 1.5}", "fractional part, or a valid list, or 'source'"),
         ("training: [1, 2]", "training = "),
         ("seed: -1", "seed = -1"),
         ("- one\n- two", "holds a list"),

@@ -32,11 +32,28 @@ def validated(model: type[Model], values: Mapping[str, Any] | BaseModel, where: 
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise DualLoRAError("; ".join(_told(e, model, where) for e in error.errors())) from error
+        told: dict[tuple[str, ...], list[Any]] = {}
+        for e in error.errors():
+            path = [str(p) for p in e["loc"]]
+            field = _field(model, path)
+            kinds = len(path) > len(field) and isinstance(e["loc"][len(field)], str)  # else a place in a list
+            told.setdefault(field if kinds else tuple(path), []).append(e)
+        raise DualLoRAError("; ".join(_told(errors, model, where) for errors in told.values())) from error
 
 
-def _told(error: Any, model: type[BaseModel], where: str) -> str:
-    """One pydantic error in our words."""
+def _field(model: type[BaseModel], path: list[str]) -> tuple[str, ...]:
+    """The part of a place that names a field: behind it stand positions in lists and the kinds that a value may be."""
+    for end in range(1, len(path) + 1):
+        if path[end - 1] not in _fields_at(model, path[: end - 1]):
+            return tuple(path) if end == 1 else tuple(path[: end - 1])
+        if _fields_at(model, path[:end]) == _fields_at(model, path[: end - 1]):  # no settings of its own
+            return tuple(path[:end])
+    return tuple(path)
+
+
+def _told(errors: list[Any], model: type[BaseModel], where: str) -> str:
+    """What pydantic has to say of a field in our words: one error for each kind of value that would have done."""
+    error = errors[0]
     path = [str(p) for p in error["loc"]]
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
@@ -45,6 +62,10 @@ def _told(error: Any, model: type[BaseModel], where: str) -> str:
         hint = f"did you mean '{near[0]}'? " if near else ""
         keys = f"Known: {', '.join(sorted(known))}" if known else "There are none to set"
         return f"{where}: unknown key '{name}'; {hint}{keys}"
+    if len(errors) > 1:
+        name = ".".join(_field(model, path))
+        kinds = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in errors)
+        return f"{where}: {name} = {error.get('input')!r}: expected {', or '.join(kinds)}"
     return f"{where}: {name or 'value'} = {error.get('input')!r}: {error['msg']}"
 
 
