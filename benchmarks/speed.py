@@ -7,7 +7,7 @@ Inference against plain timm, a training step against PEFT's LoRA, statistics ag
 
 Figures of one machine are noise; the two sides of a ratio alternate within the same minute and the median of the
 pairwise ratios is told. Inference is measured on the bundled backbone, in batches as `predict` and `evaluate` take on a
-processor and elsewhere, and on a backbone of the size that people use (its weights random: timing needs no sense in
+processor and elsewhere, and on backbones of the sizes that people use (their weights random: timing needs no sense in
 them). Plain timm is timm's own forward pass with the attention that it chooses. PEFT is optional
 (`pip install duallora[bench]`).
 """
@@ -29,7 +29,12 @@ from duallora.methods import TaskInfo, get_method
 from duallora.methods.base import Method
 from duallora.training.device import Session, choose_device
 
-INFERENCE = (("bundled", 64), ("bundled", 256), ("vit_small_patch16_224", 32))  # backbones, images per pass
+INFERENCE = (  # backbones, images per pass
+    ("bundled", 64),
+    ("bundled", 256),
+    ("vit_small_patch16_224", 32),
+    ("vit_base_patch16_224", 16),
+)
 TASK_IMAGES = 2048  # of a task whose statistics are timed; what does not grow with them weighs less in larger tasks
 
 
