@@ -96,10 +96,8 @@ def test_a_suite_can_say_otherwise(filled: Callable[..., Any]) -> None:
     _, _, lines = filled(rows=rows)
     assert "lora" not in lines
     assert labels(lines)["none"] == {"lora+gaussian", "slda", "ncm", "joint"}
-    with pytest.raises(
-        DualLoRAError, match=r"row 'lora' shows the read-outs \['energy'\], but \['gaussian', 'heads'\]"
-    ):
-        filled(rows=ROWS | {"lora": ROWS["lora"] | {"readouts": ["energy"]}})
+    with pytest.raises(DualLoRAError, match=r"row 'lora' shows the read-outs \['tasks'\], but \['gaussian', 'heads'\]"):
+        filled(rows=ROWS | {"lora": ROWS["lora"] | {"readouts": ["tasks"]}})
 
 
 def test_figures_are_means_and_sample_deviations_over_orders(filled: Callable[..., Any]) -> None:

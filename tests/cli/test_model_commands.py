@@ -90,8 +90,8 @@ def test_predict_answers_for_files_and_folders_and_names_what_it_skips(
         assert answer["label"] in ("cat", "dog")
         assert answer["task"] == "animals"
         assert 0 <= answer["confidence"] <= 1
-    assert {Path(s["path"]).name for s in done.document["skipped"]} == {"empty.jpg", "missing.png"}
-    assert "skipped 2 files" in done.err
+    assert {Path(s["path"]).name for s in done.document["skipped"]} == {"empty.jpg", "missing.png", "notes.txt"}
+    assert "skipped 3 files" in done.err
     plain = typed("predict", trained, folder)
     assert "new [photos]" in plain.out
     assert "größe 1.png" in plain.out

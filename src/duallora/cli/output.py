@@ -52,10 +52,10 @@ def say(text: str) -> None:
 
 
 def shown(text: str) -> str:
-    """Text with its control characters written out: a file's name must not steer the terminal.
+    r"""Text with its control characters written out: a file's name must not steer the terminal.
 
-    >>> shown("red\x1b[31m.png")
-    'red\\x1b[31m.png'
+    >>> print(shown("red\x1b[31m.png"))
+    red\x1b[31m.png
     """
     return text.translate(CONTROLS)
 
