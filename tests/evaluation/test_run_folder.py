@@ -27,6 +27,22 @@ def config(**stream: object) -> RunConfig:
     )
 
 
+@pytest.fixture
+def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that was interrupted in its second task."""
+    learn = Learner.learn
+
+    def once(self: Learner, source: ImageSet, **options: object) -> object:
+        if self.tasks:
+            raise KeyboardInterrupt
+        return learn(self, source, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Learner, "learn", once)
+        run(config(), tmp_path / "run", progress=False)
+    return tmp_path / "run"
+
+
 def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "run"
     with alone(out), pytest.raises(DualLoRAError, match=r"another run works in .* now; wait for it"):
@@ -38,18 +54,8 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     assert (out / "results.json").exists()
 
 
-def test_half_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, learn = tmp_path / "run", Learner.learn
-
-    def once(self: Learner, source: ImageSet, **options: object) -> object:
-        if self.tasks:
-            raise KeyboardInterrupt
-        return learn(self, source, **options)
-
-    monkeypatch.setattr(Learner, "learn", once)
-    with pytest.raises(KeyboardInterrupt):
-        run(config(), out, progress=False)
-    monkeypatch.setattr(Learner, "learn", learn)
+def test_half_a_run_does_not_go_on_with_other_images(tmp_path: Path, half: Path) -> None:
+    out = half
     held = (out / "images.json").read_text()
     (out / "images.json").write_text(held.replace('"train": "', '"train": "0', 1))
     with pytest.raises(DualLoRAError, match=r"its images have changed since \(task '.*'\); start over with --redo"):
@@ -58,18 +64,8 @@ def test_half_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch
     assert run(config(), out, progress=False).a_last == run(config(), tmp_path / "whole", progress=False).a_last
 
 
-def test_a_damaged_checkpoint_is_done_over_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, learn = tmp_path / "run", Learner.learn
-
-    def once(self: Learner, source: ImageSet, **options: object) -> object:
-        if self.tasks:
-            raise KeyboardInterrupt
-        return learn(self, source, **options)
-
-    monkeypatch.setattr(Learner, "learn", once)
-    with pytest.raises(KeyboardInterrupt):
-        run(config(), out, progress=False)
-    monkeypatch.setattr(Learner, "learn", learn)
+def test_a_damaged_checkpoint_is_done_over_when_asked(half: Path) -> None:
+    out = half
     tensors = out / "checkpoints" / "task-001" / "model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
     with pytest.raises(DualLoRAError, match=r"cannot go on from 'task-001' .*truncated.*; start over with --redo"):
