@@ -60,7 +60,7 @@ def readable_images(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedImag
     skipped: list[SkippedImage] = []
     for path in paths:
         found = list(files_below(path)) if path.is_dir() else [(path, "")]
-        if all(problem for _, problem in found):
+        if not found:
             skipped.append(SkippedImage(path=str(path), reason="is a folder without images"))
         for file, problem in found:
             if problem:

@@ -153,16 +153,24 @@ def _started(config: RunConfig, out: Path, redo: bool) -> tuple[Learner, list[St
         done = int(folder.name[5:])
         if done <= len(steps):
             try:
-                load_artefact(folder)
-            except DualLoRAError as error:  # "copy it again" helps nobody here: there is no other copy
-                raise DualLoRAError(
-                    f"the run in '{out}' broke off and cannot go on from '{folder.name}' ({str(error).split(';')[0]}); "
-                    "start over with --redo"
-                ) from error
-            learner = Learner.load(folder, device=config.device, weights=config.backbone.weights)
+                learner = Learner.load(folder, device=config.device, weights=config.backbone.weights)
+            except DualLoRAError:
+                _check_whole(folder, out)
+                raise
             return learner, steps[:done]
     learner = Learner.of(config)
     return learner, []
+
+
+def _check_whole(checkpoint: Path, out: Path) -> None:
+    """Raise DualLoRAError with what helps if the files are damaged: there is no copy to take them from."""
+    try:
+        load_artefact(checkpoint)
+    except DualLoRAError as error:
+        raise DualLoRAError(
+            f"the run in '{out}' broke off and cannot go on from '{checkpoint.name}' ({str(error).split(';')[0]}); "
+            "start over with --redo"
+        ) from error
 
 
 def _step(
