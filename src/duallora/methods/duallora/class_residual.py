@@ -50,14 +50,14 @@ class ClassResiduals(nn.Module):
         self.attention = tuple(backbone.attention[b] for b in asked)
         self.listening = False
         self._delta: Tensor | None = None  # (1, b, d), float32, of the newest task in the pass that is under way
-        self._taken: list[Tensor] = []  # of all finished tasks in the pass that is under way, see `Finished`
+        self._coordinates: Tensor | None = None  # of all finished tasks in the pass that is under way, see `Finished`
         self._finished: Finished | None = None
         for i, attention in enumerate(self.attention):
             attention.qkv.register_forward_hook(partial(self._step, i))  # type: ignore[union-attr]
 
     def listen(self, wanted: bool) -> None:
         """Before a pass through the network: whether `features` will be asked for."""
-        self.listening, self._delta, self._taken = wanted, None, []
+        self.listening, self._delta, self._coordinates = wanted, None, None
 
     def _step(self, block: int, _map: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Question and answer of one block, as soon as its map has run: kept until the end, K and V would be many."""
@@ -66,15 +66,19 @@ class ClassResiduals(nn.Module):
         x, (q, k, v) = inputs[0].detach(), output.detach().split(self.A.shape[-1], -1)
         h, q = (t[:, 0] if self.class_token else t.mean(1) for t in (x, q))
         if block == 0:
-            self._delta, self._taken = None, []
+            self._delta, self._coordinates = None, None
         if self.A_new is not None and self.B_new is not None:
             self._delta = self._newest(block, h, q, k, v, self.A_new, self.B_new)
             return
         finished = self._finished
-        if finished is None or not finished.serves(self.A, q.dtype):
-            finished = self._finished = Finished(self.A, self.B, q.dtype)
-        answers = _read(finished.asked(block, q, h, self._taken), k, v, self.attention[block])
-        self._taken.append(finished.taken(block, answers))
+        if finished is None or not finished.serves(self.A):
+            finished = self._finished = Finished(self.A, self.B)
+        with torch.autocast(h.device.type, enabled=False):
+            if self._coordinates is None:
+                self._coordinates = finished.begin(len(h))
+            asked = finished.asked(block, q.float(), h.float(), self._coordinates).to(k.dtype)
+            answers = _read(asked, k, v, self.attention[block])
+            finished.answered(block, answers.float(), self._coordinates)
 
     def _newest(self, block: int, h: Tensor, q: Tensor, k: Tensor, v: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """In training: delta (1, b, d) of the newest task after a block."""
@@ -111,9 +115,10 @@ class ClassResiduals(nn.Module):
         Args:
             final: (b, D) features of the pass, f the first d.
         """
-        delta, taken, self._delta, self._taken, self.listening = self._delta, self._taken, None, [], False
-        if taken and self._finished:
-            delta = self._finished.deltas(taken)
+        delta, p, self._delta, self._coordinates, self.listening = self._delta, self._coordinates, None, None, False
+        if p is not None and self._finished:
+            with torch.autocast(p.device.type, enabled=False):
+                delta = self._finished.deltas(p)
         if delta is None:
             raise RuntimeError("nothing was heard: call listen(True) before the pass through the network")
         return final[:, None, : self.A.shape[-1]].detach().float() + delta.transpose(0, 1)

@@ -83,6 +83,8 @@ class DualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, N, d) -> (b, N, outputs)."""
+        if not (self.learning or self.moment is not None or self.reading.wanted or self.config.residual_maps):
+            return cast(Tensor, self.base(x))  # nothing is live, nobody reads
         device = x.device.type
         # Under autocast the map, the memory and the updates would each convert x for themselves: once is enough.
         low = x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
