@@ -3,9 +3,10 @@
 
     python benchmarks/docs.py
 
-A page says where a table goes by a line `<!-- table: NAME -->`, or `<!-- table: NAME brief -->` for one with fewer
-lines and columns; what stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a
-folder of runs, or of NAME.json, as drift.py and speed.py write it; NAME `suites` is the list of those that are shipped.
+A page says where a table goes by a line `<!-- table: NAME -->`, `<!-- table: NAME brief -->` for one with fewer lines
+and columns, or `<!-- table: NAME by read-out -->` for a line per training with a column per read-out. What stands
+between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a folder of runs, or of NAME.json,
+as drift.py and speed.py write it; NAME `suites` is the list of those that are shipped.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from duallora.bench.load import load_suite, shipped_suites
-from duallora.bench.table import folder_table
+from duallora.bench.table import folder_table, readouts_table
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<brief> brief)? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<how> brief| by read-out)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def speed(figures: dict[str, Any]) -> str:
@@ -82,7 +83,10 @@ def filled(text: str, results: Path) -> str:
             return f"{block[1]}\n{FILES[block['name']](json.loads(file.read_text()))}\n\n{block[4]}"
         if not held.is_dir():
             return block[0]
-        return f"{block[1]}\n{folder_table(held, brief=block['brief'] is not None).strip()}\n\n{block[4]}"
+        written = (
+            readouts_table(held) if block["how"] == " by read-out" else folder_table(held, brief=bool(block["how"]))
+        )
+        return f"{block[1]}\n{written.strip()}\n\n{block[4]}"
 
     return BLOCK.sub(table, text)
 

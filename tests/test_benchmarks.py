@@ -58,6 +58,9 @@ def test_tables_in_pages_are_those_of_the_results(tmp_path: Path) -> None:
         assert text.startswith("a\n<!-- table: ")
         assert text.endswith("<!-- end -->\nz")
         assert "old" not in text
+    by_readout = docs.filled(f"<!-- table: {name} by read-out -->\nold\n<!-- end -->", RESULTS)
+    assert "| row | runs | read-out | A last |" in by_readout
+    assert "old" not in by_readout
     assert (
         docs.filled("<!-- table: nowhere -->\nkept\n<!-- end -->", RESULTS)
         == "<!-- table: nowhere -->\nkept\n<!-- end -->"

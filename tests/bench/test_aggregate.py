@@ -17,7 +17,7 @@ from duallora.bench.cells import Grid
 from duallora.bench.index import Index
 from duallora.bench.page import page
 from duallora.bench.publish import public_source, publish
-from duallora.bench.table import folder_table, markdown
+from duallora.bench.table import folder_table, markdown, percent, readouts_table
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import BackboneRecord
 
@@ -138,6 +138,20 @@ def test_published_figures_stand_beside_with_their_source(filled: Callable[..., 
     assert "[1] their table 3 (5 trials)" in text
     assert "Protocol: weights: unknown; class order: unknown" in text
     assert "**99.5" not in text  # not ours to be best with
+
+
+def test_by_read_out_each_training_stands_once_in_the_suites_order(filled: Callable[..., Any]) -> None:
+    grid, index, lines = filled()
+    (grid.folder / "suite.json").write_text(index.model_dump_json())
+    table = [line.strip("| ").split(" | ") for line in readouts_table(grid.folder).splitlines() if line.startswith("|")]
+    heads, _, *rows = table
+    assert heads[-2:] == ["by heads", "by gaussian"]
+    assert [row[0].split(" (")[0] for row in rows] == list(ROWS)
+    lora = dict(zip(heads, rows[2], strict=True))
+    told = {name: percent(lines[name].figure("a_last")) for name in ("lora", "lora+gaussian")}
+    assert (lora["read-out"], lora["A last"]) == ("heads", told["lora"])
+    assert (lora["by heads"], lora["by gaussian"]) == (told["lora"], told["lora+gaussian"])
+    assert dict(zip(heads, rows[1], strict=True))["by heads"] == "-"  # slda has none
 
 
 def test_markdown_holds_all_columns_and_each_training_costs_once(filled: Callable[..., Any]) -> None:

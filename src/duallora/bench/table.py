@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from duallora.bench.aggregate import FIGURES, TITLES, Line, best, collect, costs, tables
+from duallora.bench.aggregate import (
+    FIGURES,
+    TITLES,
+    WITHOUT_CLASS_STATISTICS,
+    Line,
+    best,
+    collect,
+    costs,
+    tables,
+)
 from duallora.bench.index import Index
 from duallora.evaluation.results import RunResults
 from duallora.report.numbers import seconds, size
 from duallora.report.summary import Figure
 
 BRIEF = ("a_last", "a_avg", "forgetting", "task_il", "task_id")
+OWN = ("a_last", "a_avg", "forgetting", "task_il")
 KINDS = {"yardstick": " (yardstick: keeps images)", "no adaptation": " (no adaptation)"}
 
 
@@ -19,6 +29,29 @@ def folder_table(folder: Path, *, brief: bool = False) -> str:
     """The tables of a folder of results, without a heading."""
     index = Index.load(folder)
     return markdown(index, collect(folder, index), brief=brief)
+
+
+def readouts_table(folder: Path) -> str:
+    """One line per training, in the suite's order, with a column per read-out: what a training is worth to each."""
+    index = Index.load(folder)
+    measured = [line for line in collect(folder, index) if line.runs]
+    if not measured:
+        return "No run has finished yet.\n"
+    found = {line.readout for line in measured if line.readout}
+    read = [r for r in WITHOUT_CLASS_STATISTICS if r in found] + sorted(found - {*WITHOUT_CLASS_STATISTICS})
+    heads = ["row", "runs", "read-out", *[FIGURES[name] for name in OWN], *[f"by {name}" for name in read]]
+    rows = []
+    for name in index.rows:
+        held = {line.readout: line for line in measured if line.row == name}
+        if not held:
+            continue
+        own = next((line for line in held.values() if line.label == name), next(iter(held.values())))
+        figures = [percent(own.figure(figure)) for figure in OWN]
+        by_readout = [percent(held[r].figure("a_last")) if r in held else "-" for r in read]
+        rows.append([_cell(name) + KINDS.get(own.kind, ""), str(len(own.runs)), own.readout, *figures, *by_readout])
+    about = facts([run for line in measured for run in line.runs])
+    told = "A row's figures are by its own read-out; what others make of the same training is its A last by each."
+    return f"{about} {told}\n\n{_table(heads, rows)}\n"
 
 
 def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str:
