@@ -92,6 +92,20 @@ def test_distances_are_mahalanobis() -> None:
     assert gaussians.distances(x + 100, y).min() > own.max()
 
 
+def test_the_covariance_is_projected_anew_only_where_it_has_changed() -> None:
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(40, 6, generator=g), torch.arange(40) % 2
+    gaussians = fitted(x, y)
+    P = torch.linalg.qr(torch.randn(6, 3, generator=g))[0]
+    for _ in range(2):
+        L = gaussians.projected(P)
+        torch.testing.assert_close(L @ L.T, P.T.double() @ gaussians.covariance() @ P.double())
+        assert gaussians.projected(P) is L
+        gaussians.update(3 * x, y)
+    assert gaussians.projected(P) is not L
+    assert gaussians.projected(P[:, :2]).shape == (2, 2)
+
+
 def test_carry_follows_an_affine_change_of_the_features() -> None:
     x, y = data()
     gaussians = fitted(x, y)

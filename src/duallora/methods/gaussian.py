@@ -57,6 +57,7 @@ class ClassGaussians:
         """What follows from the sums is to be computed anew."""
         self._solved: tuple[Tensor, Tensor, Tensor, float] | None = None  # weight, bias, Cholesky factor, alpha
         self._precision: Tensor | None = None
+        self._projected: tuple[Tensor, Tensor] | None = None
         self._merged: ClassGaussians | None = None
 
     def merged(self, owner: Tensor) -> ClassGaussians:
@@ -124,6 +125,13 @@ class ClassGaussians:
             bias[self.counts == 0] = -torch.inf
             self._solved = (weight.float(), bias.float(), factor, alpha)
         return self._solved
+
+    def projected(self, P: Tensor) -> Tensor:
+        """L (k, k), float64, with P^T Sigma P = L L^T, P (d, k); the same for as long as no image comes."""
+        if self._projected is None or self._projected[0] is not P:
+            half = self._solve()[2].T @ P.double()  # Sigma = F F^T is factorised for the scores anyway
+            self._projected = P, torch.linalg.cholesky(half.T @ half)
+        return self._projected[1]
 
     def linear(self) -> tuple[Tensor, Tensor]:
         """The scores as a linear map: weight (R, d), bias (R,)."""

@@ -118,8 +118,7 @@ class ClassSpreads:
     def _shared(self, gaussians: ClassGaussians) -> tuple[Tensor, Tensor]:
         """P (D, k), float64, and L (k, k) with P^T Sigma P = L L^T."""
         assert self.basis is not None, "a task without any image"
-        P = self.basis.double()
-        return P, torch.linalg.cholesky(P.T @ gaussians.covariance() @ P)
+        return self.basis.double(), gaussians.projected(self.basis)
 
     def extend(self, covariances: Iterable[Tensor], gaussians: ClassGaussians) -> None:
         """New rows by their own covariances S (k, k), float64."""
