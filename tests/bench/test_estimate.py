@@ -16,13 +16,16 @@ Make = Callable[..., Grid]
 
 
 def test_without_anything_it_is_a_guess_that_says_so(grid_of: Make) -> None:
-    grid = grid_of()
+    grid = grid_of({"overrides": ["backbone.image_size=224"]})
     states = {cell: State("missing") for cell in grid.cells}
     found = estimates(grid.cells, states, "cpu", lambda stream: 40)
     slda, lora = (found[cell] for cell in grid.cells[:2])
     assert lora.seconds - START == pytest.approx(40 * 3 * GUESS["cpu"][1])
     assert slda.seconds - START == pytest.approx(40 * 2 * GUESS["cpu"][1])  # trains nothing: no epochs
     assert lora.basis == "guessed 250 ms per image and pass on cpu; 40 images x 3 passes"
+    small = grid_of({"overrides": ["backbone.image_size=112"]}).cells[1]
+    quarter = estimates([small], {small: State("missing")}, "cpu", lambda stream: 40)[small]
+    assert quarter.seconds - START == pytest.approx((lora.seconds - START) / 4)
     blind = estimates(grid.cells, states, "cpu")[grid.cells[0]]
     assert f"{IMAGES:,} images, a guess" in blind.basis
 
