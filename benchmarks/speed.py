@@ -8,7 +8,8 @@ Inference against plain timm, a training step against PEFT's LoRA, statistics ag
 Figures of one machine are noise; the two sides of a ratio alternate within the same minute and the median of the
 pairwise ratios is told. Inference is measured on the bundled backbone, in batches as `predict` and `evaluate` take on a
 processor and elsewhere, and on backbones of the sizes that people use (their weights random: timing needs no sense in
-them). Plain timm is timm's own forward pass with the attention that it chooses. PEFT is optional
+them). Plain timm is timm's own forward pass with the attention that it chooses; so is the network under PEFT, but with
+the attention that we choose for training, which is the faster one there. PEFT is optional
 (`pip install duallora[bench]`).
 """
 
@@ -25,6 +26,8 @@ from pathlib import Path
 import torch
 
 from duallora.backbone import load_backbone
+from duallora.backbone.bundled import load_bundled
+from duallora.compat import import_timm
 from duallora.methods import TaskInfo, get_method
 from duallora.methods.base import Method
 from duallora.training.device import Session, choose_device
@@ -80,6 +83,12 @@ def learned(tasks: int, device: torch.device, name: str = "bundled") -> Method:
     return method
 
 
+def plain_timm(name: str) -> torch.nn.Module:
+    """The same network as timm gives it, frozen."""
+    vit = load_bundled() if name == "bundled" else import_timm().create_model(name, num_classes=0)
+    return vit.requires_grad_(False).eval()
+
+
 def statistics_share(
     method: Method, images: torch.Tensor, step_of: Callable[[], Callable[[torch.Tensor], None]], session: Session
 ) -> float:
@@ -106,7 +115,7 @@ def inference(method: Method, name: str, batch: int, session: Session, rounds: i
     """Scores of a batch by a method, against the final tokens of the same batch by plain timm."""
     size, device = method.backbone.preprocessing.size, session.device
     images = torch.randn(batch, 3, size, size, device=device)
-    plain = load_backbone(name, pretrained=name == "bundled").vit.to(device)
+    plain = plain_timm(name).to(device)
 
     @torch.no_grad()
     def infer(network: Callable[[torch.Tensor], object]) -> None:
@@ -161,11 +170,14 @@ def main() -> None:
     except ImportError:
         figures["training_step_vs_peft"] = "peft is not installed: pip install duallora[bench]"
     else:
-        other = load_backbone()
+        other = plain_timm("bundled")
         rank = method.config.rank + (method.config.residual_rank if method.config.residual_maps else 0)
-        inject_adapter_in_model(LoraConfig(r=rank, target_modules=["qkv"]), other.vit)
+        inject_adapter_in_model(LoraConfig(r=rank, target_modules=["qkv"]), other)
         other.to(device)
-        head = torch.nn.Linear(other.dim, 2).to(device)
+        ours()
+        for block, attention in zip(other.blocks, method.backbone.attention, strict=True):
+            block.attn.fused_attn = attention.fused_attn  # what is fastest in training for both
+        head = torch.nn.Linear(method.backbone.dim, 2).to(device)
         trained = [p for n, p in other.named_parameters() if "lora_" in n]
         for p in trained:
             p.requires_grad_(True)

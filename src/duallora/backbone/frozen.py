@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from duallora.backbone.cast_once import cast_once
 from duallora.backbone.levels import Levels, fitting
 from duallora.backbone.weights_file import weights_sha256
 from duallora.compat import import_timm
@@ -56,6 +57,7 @@ class Backbone(nn.Module):
         super().__init__()
         remove_head(vit)
         self.vit = vit.requires_grad_(False)
+        cast_once(vit.blocks)  # type: ignore[arg-type]
         self.name = name
         self.sha256 = weights_sha256(vit.state_dict())  # before the size changes: resampled positions are derived
         size = preprocessing.size if image_size is None else image_size

@@ -63,8 +63,11 @@ class ClassResiduals(nn.Module):
         """Question and answer of one block, as soon as its map has run: kept until the end, K and V would be many."""
         if not self.listening:
             return
-        x, (q, k, v) = inputs[0].detach(), output.detach().split(self.A.shape[-1], -1)
-        h, q = (t[:, 0] if self.class_token else t.mean(1) for t in (x, q))
+        x, d = inputs[0], inputs[0].shape[-1]
+        if torch.is_grad_enabled():  # none is to flow from here into the network
+            x, output = x.detach(), output.detach()
+        k, v = output[..., d : 2 * d], output[..., 2 * d :]
+        h, q = (x[:, 0], output[:, 0, :d]) if self.class_token else (x.mean(1), output[..., :d].mean(1))
         if block == 0:
             self._delta, self._coordinates = None, None
         if self.A_new is not None and self.B_new is not None:
@@ -73,7 +76,7 @@ class ClassResiduals(nn.Module):
         finished = self._finished
         if finished is None or not finished.serves(self.A):
             finished = self._finished = Finished(self.A, self.B)
-        with torch.autocast(h.device.type, enabled=False):
+        with finished.exact:
             if self._coordinates is None:
                 self._coordinates = finished.begin(len(h))
             asked = finished.asked(block, q.float(), h.float(), self._coordinates).to(k.dtype)
@@ -117,7 +120,7 @@ class ClassResiduals(nn.Module):
         """
         delta, p, self._delta, self._coordinates, self.listening = self._delta, self._coordinates, None, None, False
         if p is not None and self._finished:
-            with torch.autocast(p.device.type, enabled=False):
+            with self._finished.exact:
                 delta = self._finished.deltas(p)
         if delta is None:
             raise RuntimeError("nothing was heard: call listen(True) before the pass through the network")

@@ -23,7 +23,8 @@ class Finished:
         """Arrange factors A (T, 2 L, r, d) and B (T, 2 L, d, r)."""
         (T, maps, r, d), blocks = A.shape, range(A.shape[1] // 2)
         self.source, self.tasks, self.rank, self.blocks = A, T, r, maps // 2
-        with torch.autocast(A.device.type, enabled=False):
+        self.exact = torch.autocast(A.device.type, enabled=False)  # to be entered around the products of a pass
+        with self.exact:
             A_q, A_p = A[:, ::2], A[:, 1::2]  # (T, L, r, d)
             B_q, B_p = B[:, ::2].mT, B[:, 1::2].mT  # (T, L, r, d)
             self.ask = [A_q[:, b].reshape(T * r, d).T.contiguous() for b in blocks]  # (d, T r)
