@@ -32,13 +32,15 @@ def learn(
     training: Callable[[Method], object] = lambda m: None,
     members: tuple[tuple[int, ...], ...] = (),
 ) -> None:
-    """begin_task, `training`, end_task, on images whose labels go round the classes (of all tasks, if cumulative)."""
+    """begin_task, `training` in each stage, end_task, on images whose labels go round the classes (of all tasks, if cumulative)."""
     held = range(sum(map(len, members))) if method.cumulative and members else classes
     labels = torch.tensor([held[i % len(held)] for i in range(len(images))])
     batches = [(images[i : i + 5], labels[i : i + 5]) for i in range(0, len(images), 5)]
     method.begin_task(infos(index, classes, len(images), members), batches)
     method.batch = batches[0]
-    training(method)
+    for stage in range(method.stages):
+        method.begin_stage(stage)
+        training(method)
     method.end_task(batches)
 
 

@@ -65,6 +65,26 @@ def test_blending_is_as_repeatable_and_is_training_too(
     assert timing.loss and timing.loss > 0
 
 
+def test_each_stage_trains_for_all_epochs_and_a_parameter_counts_once(
+    backbones: Callable[..., Backbone], images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = get_method("lora")
+    steps: list[int] = []
+    stage = -1
+
+    def begin(self: object, now: int) -> None:
+        nonlocal stage
+        stage = now
+
+    monkeypatch.setattr(kind, "after_step", lambda self: steps.append(stage))
+    _, once = taught(backbones(), images(3, 8))
+    monkeypatch.setattr(kind, "stages", 2)
+    monkeypatch.setattr(kind, "begin_stage", begin)
+    _, twice = taught(backbones(), images(3, 8))
+    assert steps == [-1] * 6 + [0] * 6 + [1] * 6  # 2 epochs of 24 images, 8 at a time
+    assert twice.parameters == once.parameters > 0
+
+
 def test_training_leaves_the_global_generator_alone(backbone: Backbone, images: Callable[..., ImageSet]) -> None:
     torch.manual_seed(0)
     method_rng = torch.get_rng_state()

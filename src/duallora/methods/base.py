@@ -173,6 +173,14 @@ class Method(nn.Module, ABC):
         """`trainable`, split by learning rate; one group unless a method says otherwise."""
         return [Group(self.trainable())]
 
+    @property
+    def stages(self) -> int:
+        """How many times the loop trains on the task, each time for all epochs with an optimiser of its own."""
+        return 1
+
+    def begin_stage(self, stage: int) -> None:
+        """Called before each stage, 0 to `stages` - 1; what is `trainable` may change."""
+
     def after_step(self) -> None:
         """Called after every update of the parameters (proximal steps, projections)."""
 

@@ -111,11 +111,20 @@ def learn_task(
         method.eval()  # adapters have no dropout, and a frozen backbone must not change its behaviour
         method.begin_task(task, OnDevice(still, session))
         timing.seconds["begin"] = clock.lap()
-        timing.parameters = sum(p.numel() for p in method.trainable())
-        if timing.parameters and settings.epochs:
-            with TaskProgress(f"{title} training", settings.epochs * len(images), enabled=progress) as bar:
-                timing.loss = _train(method, images, label_map, preprocessing, settings, session, seed, task.index, bar)
+        trained: dict[nn.Parameter, int] = {}
+        for stage in range(method.stages):
+            method.begin_stage(stage)
+            parameters = method.trainable()
+            trained |= {p: p.numel() for p in parameters}
+            if not parameters or not settings.epochs:
+                continue
+            told = f"{title} training" + (f" {stage + 1} of {method.stages}" if method.stages > 1 else "")
+            with TaskProgress(told, settings.epochs * len(images), enabled=progress) as bar:
+                timing.loss = _train(
+                    method, images, label_map, preprocessing, settings, session, seed + stage, task.index, bar
+                )
             _must_stay_finite(method, task.index, settings)
+        timing.parameters = sum(trained.values())
         timing.seconds["train"] = clock.lap()
         with TaskProgress(f"{title} statistics", len(images), enabled=progress) as bar:
             try:

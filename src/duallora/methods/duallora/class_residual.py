@@ -55,6 +55,11 @@ class ClassResiduals(nn.Module):
         for i, attention in enumerate(self.attention):
             attention.qkv.register_forward_hook(partial(self._step, i))  # type: ignore[union-attr]
 
+    @property
+    def learning(self) -> bool:
+        """Whether a residual is in training."""
+        return self.A_new is not None
+
     def listen(self, wanted: bool) -> None:
         """Before a pass through the network: whether `features` will be asked for."""
         self.listening, self._delta, self._coordinates = wanted, None, None

@@ -45,9 +45,19 @@ class DualLoRAConfig(MethodConfig):
     first_rate: float | None = Field(
         None,
         gt=0,
-        description="its rate in the first task, when nothing is to be protected yet (2 or 3 where images are far from "
-        "those of pre-training): the network moves to them, and its head starts at random, or nothing would be left to "
-        "learn; null: as in every other task",
+        description="first session: the rate at which the network itself learns the first task, when nothing is to be "
+        "protected yet, in a stage of its own before residual and heads (3 is a good one); null: none, the first task "
+        "is learned as every other",
+    )
+    first_placement: Placement = Field(
+        ("query", "key", "value"), min_length=1, description="maps that the first session adapts"
+    )
+    first_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="how far the network goes from where it was to where the first session has taken it: half way is "
+        "better for classes to come than all of it (weights averaged as by Wortsman et al. 2022)",
     )
     residual: Literal["class", "maps", "both", "none"] = Field(
         "class",
@@ -92,7 +102,7 @@ class DualLoRAConfig(MethodConfig):
     head_init: Literal["random", "gaussian"] = Field(
         "gaussian",
         description="start of a new head of the network (a residual's starts at random): small random weights, or the "
-        "discriminant of the features before training (not in the first task where `first_rate` is set)",
+        "discriminant of the features before training (not in a first session: nothing would be left to learn)",
     )
     loss: Literal["local", "seen"] = Field(
         "local",
@@ -102,6 +112,10 @@ class DualLoRAConfig(MethodConfig):
     carry: bool = Field(
         True, description="move earlier Gaussians along with the change of features that the new images show"
     )
+
+    def adapts(self, task: int) -> Placement:
+        """The maps whose orthogonal adapters train in a task, counted from 0."""
+        return self.first_placement if task == 0 and self.first_rate is not None else self.placement
 
     @property
     def residual_maps(self) -> bool:

@@ -62,7 +62,8 @@ class DualLoRA(ReadingMethod):
         """Wrap the chosen maps of the backbone."""
         super().__init__(backbone, config, config.shrinkage)
         self.sites = nn.ModuleList()
-        for slot in slots(backbone.attention, config.placement, config.blocks):
+        placement = config.placement if config.first_rate is None else (*config.placement, *config.first_placement)
+        for slot in slots(backbone.attention, placement, config.blocks):
             site = DualLinear(slot, config, backbone.has_class_token)
             slot.attach(site)
             self.sites.append(site)
@@ -121,8 +122,22 @@ class DualLoRA(ReadingMethod):
         for site, extension in zip(self._sites(), own, strict=True):
             site.stop()
             site.begin(task.index, len(task.classes), extension)
-        if self.residuals:
+        if self.residuals and not self._first_session:
             self.residuals.begin(len(task.classes))
+
+    @property
+    def stages(self) -> int:
+        """Two in a first session: what the network learns must stand still before heads are learned on it."""
+        return 2 if self._first_session else 1
+
+    def begin_stage(self, stage: int) -> None:
+        """After the first session's own stage: the network stays where it is from here on."""
+        if not stage:
+            return
+        for site in self._sites():
+            site.settle(self.config.first_share)
+        if self.residuals:
+            self.residuals.begin(len(self.rows.members[-1]))
 
     def groups(self) -> list[Group]:
         """What changes the network for every task, gently; the network's head; the residuals of the class token.
@@ -130,7 +145,7 @@ class DualLoRA(ReadingMethod):
         The last are small, and what they do reaches no other task: they bear more.
         """
         cfg = self.config
-        shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate
+        shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate  # of stage 0
         parts = (self.sites, shared), (self.read, 1.0), (self.residuals, cfg.class_rate)
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
@@ -152,9 +167,10 @@ class DualLoRA(ReadingMethod):
         but no parameter.
         """
         seen = self.config.loss == "seen"  # the Gaussians that it asks read all D features
-        features, _ = self._pass(images, evidence=False, residuals=True, levels=seen)
+        own = self.residuals is not None and self.residuals.learning
+        features, _ = self._pass(images, evidence=False, residuals=own, levels=seen)
         loss = self.read.seen_loss(features, labels) if seen else self.read.local_loss(features, labels)
-        if self.residuals:
+        if self.residuals and own:
             logits = self.residuals.logits(self.residuals.features(features))
             target, smoothing = self.read.local(labels), self.config.class_smoothing
             loss = loss + F.cross_entropy(logits, target, label_smoothing=smoothing)

@@ -181,9 +181,9 @@ class DualLinear(nn.Module):
             self.gaussians.grow(rows)
         rank = cfg.first_rank if task == 0 and cfg.first_rank else cfg.rank
         for name, (_, width) in self.rows.items():
-            if cfg.orthogonal:
+            if cfg.orthogonal and name in cfg.adapts(task):
                 self.orthogonal[name] = OrthogonalAdapter(self.bases.Phi, width, rank)
-            if cfg.residual_maps and task > 0:
+            if cfg.residual_maps and name in cfg.placement and task > 0:
                 if cfg.residual_basis == "own":
                     basis = own.basis.float().to(device) if own else self.bases.Phi[:, :0]
                 else:
@@ -203,6 +203,13 @@ class DualLinear(nn.Module):
     def stop(self) -> None:
         """Stop collecting."""
         self.moment = self.moment_xbar = self.labels = None
+
+    def settle(self, share: float) -> None:
+        """Fold so much of the orthogonal updates now, before the task is over; from here on the map stands still."""
+        for name in list(self.orthogonal):
+            A, B = self._orthogonal(name).factors()
+            self.fold(name, A, share * B)
+            del self.orthogonal[name]
 
     def end(self, task: int, rows: int) -> Extension:
         """Finish a task: fold the orthogonal update, freeze the residual, extend the bases."""
@@ -251,11 +258,12 @@ class DualLinear(nn.Module):
         self.bases.load_state({k: state[f"bases.{k}"] for k in ("Phi", "sizes", "usual")})
         self.bases.to(device)
         self.row_task = state["row_task"].tolist()
+        tasks = range(len(self.bases.sizes) if self.config.orthogonal else 0)
         for name in self.rows:
             r = self._residual(name)
             for key in ("A", "B", "owner"):
                 setattr(r, key, state[f"residual.{name}.{key}"].to(device))
-            for t in range(len(self.bases.sizes) if self.config.orthogonal else 0):
+            for t in range(sum(name in self.config.adapts(task) for task in tasks)):
                 A, B = (state[f"orthogonal.{name}.{t}.{key}"].to(device) for key in "AB")
                 self.fold(name, A, B)
         if self.gaussians is not None:
