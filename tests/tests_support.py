@@ -32,7 +32,10 @@ def learn(
     training: Callable[[Method], object] = lambda m: None,
     members: tuple[tuple[int, ...], ...] = (),
 ) -> None:
-    """begin_task, `training` in each stage, end_task, on images whose labels go round the classes (of all tasks, if cumulative)."""
+    """begin_task, `training` in each stage, end_task, on images whose labels go round the classes.
+
+    They go round those of all tasks, if the method is cumulative.
+    """
     held = range(sum(map(len, members))) if method.cumulative and members else classes
     labels = torch.tensor([held[i % len(held)] for i in range(len(images))])
     batches = [(images[i : i + 5], labels[i : i + 5]) for i in range(0, len(images), 5)]
