@@ -72,11 +72,21 @@ def _to_4(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     return tensors | {f"read.tasks.{k}": v for k, v in tasks.state().items() if k != "basis"}, manifest
 
 
+def _to_5(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Before 5, DualLoRA's first session adapted the maps of every other task, in one stage with the rest."""
+    method = manifest.get("method", {})
+    options = method.get("options", {})
+    if method.get("name") == "duallora" and options.get("first_rate") is not None:
+        maps = {"first_placement": options.get("placement", ["value"])}
+        manifest = manifest | {"method": method | {"options": maps | options}}
+    return tensors, manifest
+
+
 def _shrinkage(manifest: dict[str, Any]) -> float | str:
     """Of the Gaussians, as the model's options say."""
     chosen: float | str = manifest.get("method", {}).get("options", {}).get("shrinkage", "oas")
     return chosen
 
 
-MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4}
+MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
 """From a format_version to the next one: tensors and manifest in, tensors and manifest out."""

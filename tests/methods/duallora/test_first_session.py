@@ -11,6 +11,7 @@ from torch import Tensor
 from duallora.backbone import Backbone
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
+from duallora.migrations import MIGRATIONS
 from tests_support import learn, take_a_step
 
 
@@ -110,3 +111,15 @@ def test_it_serves_other_residuals_too(residual: str, backbone: Backbone) -> Non
     for t in range(3):
         learn(method, t, images(8, t), (2 * t, 2 * t + 1), take_a_step)
     assert torch.isfinite(method(images(3, 9)).rows).all()
+
+
+def test_a_model_from_before_it_had_maps_of_its_own_keeps_those_of_the_other_tasks() -> None:
+    def migrated(options: dict[str, object]) -> dict[str, object]:
+        _, manifest = MIGRATIONS[4]({}, {"method": {"name": "duallora", "options": options}})
+        return manifest["method"]["options"]
+
+    old = {"first_rate": 2.0, "placement": ["value", "proj"]}
+    assert migrated(old) == old | {"first_placement": ["value", "proj"]}
+    assert migrated({"first_rate": 2.0}) == {"first_rate": 2.0, "first_placement": ["value"]}
+    assert migrated({"first_rate": None}) == {"first_rate": None}
+    assert DualLoRAConfig(**migrated(old)).adapts(0) == DualLoRAConfig(**migrated(old)).adapts(1)
