@@ -11,8 +11,8 @@ class CastOnce(nn.Linear):
     """A linear map with the parameters of another, that keeps them in the precision of the pass while they are frozen.
 
     Autocast converts the weights of a map whenever it runs, and keeps what it has converted only where a gradient is
-    wanted. For a frozen network that is a fifth of the time of an image alone, on a processor. The copies take as much
-    memory again, at half the precision half as much; a weight that has changed meanwhile is converted anew.
+    wanted. For a frozen network that is a fifth of the time of an image alone, on a processor. The copies, made by the
+    first such pass, take half as much memory as the weights; one of a weight that has changed since is made anew.
 
     >>> linear = nn.Linear(4, 2).requires_grad_(False)
     >>> with torch.autocast("cpu", torch.bfloat16):

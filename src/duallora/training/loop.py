@@ -111,11 +111,11 @@ def learn_task(
         method.eval()  # adapters have no dropout, and a frozen backbone must not change its behaviour
         method.begin_task(task, OnDevice(still, session))
         timing.seconds["begin"] = clock.lap()
-        trained: dict[nn.Parameter, int] = {}
+        trained: set[nn.Parameter] = set()
         for stage in range(method.stages):
             method.begin_stage(stage)
             parameters = method.trainable()
-            trained |= {p: p.numel() for p in parameters}
+            trained.update(parameters)
             if not parameters or not settings.epochs:
                 continue
             told = f"{title} training" + (f" {stage + 1} of {method.stages}" if method.stages > 1 else "")
@@ -124,7 +124,7 @@ def learn_task(
                     method, images, label_map, preprocessing, settings, session, seed + stage, task.index, bar
                 )
             _must_stay_finite(method, task.index, settings)
-        timing.parameters = sum(trained.values())
+        timing.parameters = sum(p.numel() for p in trained)
         timing.seconds["train"] = clock.lap()
         with TaskProgress(f"{title} statistics", len(images), enabled=progress) as bar:
             try:

@@ -103,6 +103,28 @@ def test_the_residual_is_what_its_equations_say(
     assert float((ours[:, 0] - ours[:, 1]).abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("kind", [{}, {"class_token": False}, {"qk_norm": True}])
+def test_in_low_precision_it_is_the_same_but_for_rounding(
+    backbones: Callable[..., Backbone], kind: dict[str, Any]
+) -> None:
+    backbone = backbones(depth=3, **kind)
+    residuals, x = finished(backbone), images(4)
+    autocast: list[bool] = []
+    for attention in backbone.attention:  # norms of q and k are the network's: accelerators refuse mixed types in them
+        for norm in (attention.q_norm, attention.k_norm):
+            norm.register_forward_hook(lambda m, i, o: autocast.append(torch.is_autocast_enabled("cpu")))
+    with torch.no_grad():
+        exact = features(residuals, backbone, x)
+        autocast.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = features(residuals, backbone, x)
+    assert len(autocast) == 12  # of the block itself and of the questions to it
+    assert all(autocast)
+    assert ours.dtype == torch.float32
+    error = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert float(error) < 0.05
+
+
 def test_a_new_residual_is_zero_and_trains_alone(backbone: Backbone) -> None:
     residuals, x = finished(backbone), images(4)
     old = features(residuals, backbone, x)

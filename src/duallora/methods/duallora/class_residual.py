@@ -81,11 +81,12 @@ class ClassResiduals(nn.Module):
         finished = self._finished
         if finished is None or not finished.serves(self.A):
             finished = self._finished = Finished(self.A, self.B)
+        if self._coordinates is None:
+            self._coordinates = finished.begin(len(h))
         with finished.exact:
-            if self._coordinates is None:
-                self._coordinates = finished.begin(len(h))
             asked = finished.asked(block, q.float(), h.float(), self._coordinates).to(k.dtype)
-            answers = _read(asked, k, v, self.attention[block])
+        answers = _read(asked, k, v, self.attention[block])  # in the precision of the pass, norms of q and k as well
+        with finished.exact:
             finished.answered(block, answers.float(), self._coordinates)
 
     def _newest(self, block: int, h: Tensor, q: Tensor, k: Tensor, v: Tensor, A: Tensor, B: Tensor) -> Tensor:

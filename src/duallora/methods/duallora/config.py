@@ -115,6 +115,8 @@ class DualLoRAConfig(MethodConfig):
 
     def adapts(self, task: int) -> Placement:
         """The maps whose orthogonal adapters train in a task, counted from 0."""
+        if not self.orthogonal:
+            return ()
         return self.first_placement if task == 0 and self.first_rate is not None else self.placement
 
     @property

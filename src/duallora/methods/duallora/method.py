@@ -62,8 +62,7 @@ class DualLoRA(ReadingMethod):
         """Wrap the chosen maps of the backbone."""
         super().__init__(backbone, config, config.shrinkage)
         self.sites = nn.ModuleList()
-        placement = config.placement if config.first_rate is None else (*config.placement, *config.first_placement)
-        for slot in slots(backbone.attention, placement, config.blocks):
+        for slot in slots(backbone.attention, (*config.placement, *config.adapts(0)), config.blocks):
             site = DualLinear(slot, config, backbone.has_class_token)
             slot.attach(site)
             self.sites.append(site)
@@ -145,7 +144,7 @@ class DualLoRA(ReadingMethod):
         The last are small, and what they do reaches no other task: they bear more.
         """
         cfg = self.config
-        shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate  # of stage 0
+        shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate
         parts = (self.sites, shared), (self.read, 1.0), (self.residuals, cfg.class_rate)
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 

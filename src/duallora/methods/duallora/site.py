@@ -181,7 +181,7 @@ class DualLinear(nn.Module):
             self.gaussians.grow(rows)
         rank = cfg.first_rank if task == 0 and cfg.first_rank else cfg.rank
         for name, (_, width) in self.rows.items():
-            if cfg.orthogonal and name in cfg.adapts(task):
+            if name in cfg.adapts(task):
                 self.orthogonal[name] = OrthogonalAdapter(self.bases.Phi, width, rank)
             if cfg.residual_maps and name in cfg.placement and task > 0:
                 if cfg.residual_basis == "own":
@@ -204,8 +204,8 @@ class DualLinear(nn.Module):
         """Stop collecting."""
         self.moment = self.moment_xbar = self.labels = None
 
-    def settle(self, share: float) -> None:
-        """Fold so much of the orthogonal updates now, before the task is over; from here on the map stands still."""
+    def settle(self, share: float = 1.0) -> None:
+        """Fold so much of the orthogonal updates; from here on the map stands still."""
         for name in list(self.orthogonal):
             A, B = self._orthogonal(name).factors()
             self.fold(name, A, share * B)
@@ -221,10 +221,8 @@ class DualLinear(nn.Module):
         self.bases.add(extension.basis, usual)
         self.stop()
         self.learning = False
+        self.settle()
         for name in self.rows:
-            if name in self.orthogonal:
-                self.fold(name, *self._orthogonal(name).factors())
-                del self.orthogonal[name]
             self._residual(name).end()
         self.row_task += [task] * rows
         return extension
@@ -258,12 +256,11 @@ class DualLinear(nn.Module):
         self.bases.load_state({k: state[f"bases.{k}"] for k in ("Phi", "sizes", "usual")})
         self.bases.to(device)
         self.row_task = state["row_task"].tolist()
-        tasks = range(len(self.bases.sizes) if self.config.orthogonal else 0)
         for name in self.rows:
             r = self._residual(name)
             for key in ("A", "B", "owner"):
                 setattr(r, key, state[f"residual.{name}.{key}"].to(device))
-            for t in range(sum(name in self.config.adapts(task) for task in tasks)):
+            for t in range(sum(name in self.config.adapts(task) for task in range(len(self.bases.sizes)))):
                 A, B = (state[f"orthogonal.{name}.{t}.{key}"].to(device) for key in "AB")
                 self.fold(name, A, B)
         if self.gaussians is not None:
