@@ -40,7 +40,7 @@ __all__ = [
     "write_json_atomic",
 ]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MANIFEST = "duallora.json"
 TENSORS = "model.safetensors"
 RESERVED = ("format", "format_version", "duallora_version", "library_versions", "files", "checksum")

@@ -82,11 +82,20 @@ def _to_5(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     return tensors, manifest
 
 
+def _to_6(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Before 6, residuals of the class token asked all blocks but the first third where nobody said otherwise."""
+    method = manifest.get("method", {})
+    if method.get("name") == "duallora":
+        options = {"class_blocks": "later"} | method.get("options", {})
+        manifest = manifest | {"method": method | {"options": options}}
+    return tensors, manifest
+
+
 def _shrinkage(manifest: dict[str, Any]) -> float | str:
     """Of the Gaussians, as the model's options say."""
     chosen: float | str = manifest.get("method", {}).get("options", {}).get("shrinkage", "oas")
     return chosen
 
 
-MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
+MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 """From a format_version to the next one: tensors and manifest in, tensors and manifest out."""

@@ -173,12 +173,12 @@ def test_residuals_train_at_their_own_rate(backbone: Backbone) -> None:
     rates = {g.rate: sum(p.numel() for p in g.parameters) for g in method.groups()}
     d = backbone.dim
     assert rates[1.0] == 2 * d + 2  # the network's own head
-    asked = backbone.depth - backbone.depth // 3  # the later blocks
+    asked = -(-backbone.depth // 3)  # the last third
     assert rates[5.0] == asked * 2 * 2 * 16 * d + 2 * d + 2
     assert sum(rates.values()) == sum(p.numel() for p in method.trainable())
 
 
-@pytest.mark.parametrize(("blocks", "asked"), [("all", 4), ("later", 3), ((-1, 0), 2), ((3,), 1)])
+@pytest.mark.parametrize(("blocks", "asked"), [("all", 4), ("later", 3), ("last", 2), ((-1, 0), 2), ((3,), 1)])
 def test_which_blocks_are_asked(backbones: Callable[..., Backbone], blocks: Any, asked: int) -> None:
     backbone = backbones(depth=4)
     method = DualLoRA(backbone, DualLoRAConfig(class_blocks=blocks))

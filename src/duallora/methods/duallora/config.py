@@ -65,8 +65,8 @@ class DualLoRAConfig(MethodConfig):
         "`placement`, gated, on both, or nowhere",
     )
     class_rank: int = Field(16, ge=1, description="rank of each task's residual of the class token")
-    class_blocks: tuple[int, ...] | Literal["later", "all"] = Field(
-        "later", description="blocks that it asks; later: all but the first third"
+    class_blocks: tuple[int, ...] | Literal["last", "later", "all"] = Field(
+        "last", description="blocks that it asks; last: the last third, later: all but the first third"
     )
     class_rate: float = Field(3.0, gt=0, description="its learning rate, and its head's, relative to the others'")
     class_smoothing: float = Field(
@@ -133,11 +133,14 @@ class DualLoRAConfig(MethodConfig):
         """The blocks that a residual of the class token asks in a network of `depth` blocks; None is all.
 
         >>> DualLoRAConfig().class_blocks_of(6)
-        (2, 3, 4, 5)
+        (4, 5)
         """
-        if self.class_blocks == "later":
-            return tuple(range(depth // 3, depth))
-        return None if self.class_blocks == "all" else self.class_blocks
+        if self.class_blocks == "all":
+            return None
+        asked = {"last": -(-depth // 3), "later": depth - depth // 3}  # of the last blocks, at least one
+        if isinstance(self.class_blocks, str):
+            return tuple(range(depth - asked[self.class_blocks], depth))
+        return self.class_blocks
 
     def energy_at(self, task: int) -> float:
         """eps for a task, 0-based."""
