@@ -135,12 +135,11 @@ class DualLoRAConfig(MethodConfig):
         >>> DualLoRAConfig().class_blocks_of(6)
         (4, 5)
         """
-        if self.class_blocks == "all":
-            return None
-        asked = {"last": -(-depth // 3), "later": depth - depth // 3}  # of the last blocks, at least one
-        if isinstance(self.class_blocks, str):
-            return tuple(range(depth - asked[self.class_blocks], depth))
-        return self.class_blocks
+        if self.class_blocks == "last":
+            return tuple(range(2 * depth // 3, depth))
+        if self.class_blocks == "later":
+            return tuple(range(depth // 3, depth))
+        return None if self.class_blocks == "all" else self.class_blocks
 
     def energy_at(self, task: int) -> float:
         """eps for a task, 0-based."""
