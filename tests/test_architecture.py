@@ -19,6 +19,7 @@ LAYERS = {
     "answers": 1,
     "files": 1,
     "settings": 1,
+    "task_names": 1,
     "yaml_files": 1,
     "data": 2,
     "lowrank": 2,

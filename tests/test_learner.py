@@ -165,14 +165,18 @@ def test_an_error_during_learning_leaves_a_learner_that_says_so(
 
 
 @pytest.mark.parametrize(
-    ("version", "options"),
-    [(1, {"class_blocks": "all", "class_smoothing": 0.0}), (5, {"class_blocks": "later"})],
+    ("method", "version", "options"),
+    [
+        ("duallora", 1, {"class_blocks": "all", "class_smoothing": 0.0}),
+        ("duallora", 5, {"class_blocks": "later"}),
+        ("duallora+align", 1, {"class_blocks": "all", "class_smoothing": 0.0}),
+    ],
 )
 def test_an_older_model_still_answers_as_it_did(
-    version: int, options: dict[str, object], tmp_path: Path, images: Callable[..., ImageSet]
+    method: str, version: int, options: dict[str, object], tmp_path: Path, images: Callable[..., ImageSet]
 ) -> None:
     """What was there before an option could be chosen, or before its default was another."""
-    learner = Learner.create(training=TRAINING, config=options)
+    learner = Learner.create(method=method, training=TRAINING, config=options)
     learner.learn(images(2, 8), progress=False)
     learner.save(tmp_path / "zoo")
     path = tmp_path / "zoo" / artefact.MANIFEST
@@ -365,3 +369,42 @@ def test_weights_are_found_from_anywhere(
     (tmp_path / "w.safetensors").unlink()
     with pytest.raises(DualLoRAError, match="not there any more; give the file: weights=FILE, in a shell --weights"):
         Learner.load("../zoo")
+
+
+def test_the_callers_random_numbers_go_on(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    Learner.create("bundled", "probe", training=TRAINING)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_name_of_a_task_is_looked_at_before_training(images: Callable[..., ImageSet]) -> None:
+    learner = Learner.create("bundled", "ncm", training=TRAINING)
+    learner.learn(images(2, 4), name="task 2", progress=False)
+    with pytest.raises(DualLoRAError, match="has a task 'task 2' already"):
+        learner.learn(images(2, 4, names="other "), name="task 2", progress=False)
+    report = learner.learn(images(2, 4, names="other "), progress=False)
+    assert report.task == "task 3"
+
+
+def test_saving_undoes_nothing_that_came_while_the_model_was_read(
+    tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner.create("bundled", "ncm", training=TRAINING)
+    learner.learn(images(2, 4), progress=False)
+    learner.save(tmp_path / "zoo")
+    other = Learner.load(tmp_path / "zoo")
+    other.learn(images(2, 4, names="other "), progress=False)
+    read = artefact.load_artefact
+
+    def slowly(folder: Path) -> object:
+        held = read(folder)
+        other.save(tmp_path / "zoo", overwrite=True)
+        return held
+
+    monkeypatch.setattr("duallora.learner.load_artefact", slowly)
+    late = Learner.load(tmp_path / "zoo")
+    late.learn(images(2, 4, names="third "), progress=False)
+    with pytest.raises(DualLoRAError, match="saved by somebody else since"):
+        late.save(tmp_path / "zoo", overwrite=True)

@@ -50,9 +50,10 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"\x89PNG\xff\xfe"), "is no text in UTF-8"),
         (lambda path: path.write_text("a: ["), "is no valid YAML: .*line 1"),
         (lambda path: path.write_text("a: 1\nb: 2\na: 3"), "is no valid YAML: the key 'a' stands there twice.*line 3"),
+        (lambda path: path.write_text("a: 2024-02-30"), "is no valid YAML: a value cannot be read.*put it in quotes"),
         (lambda path: path.write_text("- 1\n- 2"), "holds a list, expected keys such as 'title:'"),
     ],
-    ids=["missing", "a directory", "not UTF-8", "no YAML", "a key twice", "a list"],
+    ids=["missing", "a directory", "not UTF-8", "no YAML", "a key twice", "no date", "a list"],
 )
 def test_what_is_no_such_file_is_named(make: Callable[[Path], object], said: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"

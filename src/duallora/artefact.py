@@ -79,7 +79,7 @@ def save_artefact(
     >>> tensors["head"].shape, manifest["classes"]
     (torch.Size([2, 3]), ['cat', 'dog'])
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).expanduser().resolve()
     payload = _serialise(tensors)
     text = dump_json(_document(manifest, payload))
     check_target(folder, overwrite=overwrite)  # before anything is made
@@ -119,7 +119,7 @@ def load_artefact(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         DualLoRAError: naming the file and the fix: folder missing, no duallora model, file missing, truncated or
             altered, a pickle among the files, or a format newer than this duallora.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     tensors = _parse(_read_verified(folder, manifest), folder / TENSORS)
     while (version := manifest["format_version"]) < FORMAT_VERSION:
@@ -140,7 +140,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises:
         DualLoRAError: as `load_artefact`, for all that can be seen without the tensors.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.exists():
         raise DualLoRAError(_missing_message(folder))
     if not folder.is_dir():
@@ -270,7 +270,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     Raises:
         DualLoRAError: the folder is taken, holds other things, or is in a place that cannot be written.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).expanduser().resolve()
     above = next(parent for parent in folder.parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "is a file" if above.is_file() else "may not be written to"
@@ -356,7 +356,7 @@ def finish_interrupted(folder: str | Path) -> bool:
     Raises:
         DualLoRAError: the place cannot be written.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).expanduser().resolve()
     if folder.exists() or not _siblings(folder, "previous"):
         return False
     with writing(folder), alone_in(folder.parent):  # one that is under way ends first

@@ -21,6 +21,7 @@ from duallora.data.images import decode, listed
 from duallora.errors import DualLoRAError
 from duallora.methods import Method, TaskInfo, get_method
 from duallora.settings import validated
+from duallora.task_names import task_name
 from duallora.training.device import Session, choose_device
 from duallora.training.loop import OnDevice, learn_task
 from duallora.training.settings import TrainingSettings
@@ -97,10 +98,14 @@ class Learner:
         kind = get_method(method)
         settings = for_method(validated(TrainingSettings, training or {}, "training"), kind.recommended)
         options = validated(kind.Config, config or {}, f"method {method}")
-        torch.manual_seed(seed)  # an untrained backbone is drawn by the seed too, so that a saved model finds it again
-        loaded = load_backbone(backbone, weights=weights, pretrained=pretrained, image_size=image_size, levels=levels)
-        _check_ranks(options, loaded)
-        torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as they would have
+            torch.default_generator.manual_seed(seed)  # of an untrained backbone, so that a saved model finds it again
+            loaded = load_backbone(
+                backbone, weights=weights, pretrained=pretrained, image_size=image_size, levels=levels
+            )
+            _check_ranks(options, loaded)
+            torch.default_generator.manual_seed(seed)
+            learns = kind(loaded, options)
         origin = {
             "name": loaded.name,  # with the tag of the weights that timm chose: it may choose others one day
             "weights": None if weights is None else str(Path(weights).expanduser().absolute()),
@@ -108,7 +113,7 @@ class Learner:
             "image_size": image_size,
             "levels": loaded.levels,
         }
-        return cls(loaded, kind(loaded, options), settings, seed=seed, device=device, origin=origin)
+        return cls(loaded, learns, settings, seed=seed, device=device, origin=origin)
 
     @classmethod
     def of(cls, config: RunConfig | ModelConfig) -> Self:
@@ -133,11 +138,12 @@ class Learner:
 
         Args:
             source: a folder of class folders, an ImageSet, or (images, labels).
-            name: of the task; the folder's name, or "task <n>".
+            name: of the task, one that no other task has; the folder's name, or "task <n>".
             progress: whether to show it.
 
         Raises:
-            DualLoRAError: nothing to learn from; a method that needs all images at once. After an error, or Ctrl-C, the
+            DualLoRAError: nothing to learn from; a name that is taken or no plain text; a method that needs all images
+                at once. After an error, or Ctrl-C, the
                 learner can no longer be used (the next call says so): load the last saved state, which is intact.
         """
         if self.method.cumulative:
@@ -148,7 +154,7 @@ class Learner:
         images = self._images(source)
         if not images.in_memory:
             self._check_case(images.classes)
-        return self._learn(images, name or self._task_name(source), (), progress)
+        return self._learn(images, self.task_name(source, name), (), progress)
 
     def learn_jointly(self, sets: Sequence[ImageSet], *, name: str, progress: bool = True) -> LearnReport:
         """For cumulative methods: learn from the images of all tasks so far, the newest last."""
@@ -235,10 +241,14 @@ class Learner:
             "(images, labels)"
         )
 
-    def _task_name(self, source: Source) -> str:
-        taken = {t["name"] for t in self.tasks}
-        name = Path(source).resolve().name if isinstance(source, str | Path) else ""
-        return name if name and name not in taken else f"task {len(self.tasks) + 1}"
+    def task_name(self, source: Source, name: str | None = None) -> str:
+        """The name of the next task: `name`, else that of the source's folder, else "task <n>".
+
+        Raises:
+            DualLoRAError: another task has the name, or it is no text that can be shown and saved.
+        """
+        own = Path(source).expanduser().resolve().name if isinstance(source, str | Path) else ""
+        return task_name(name, own, [task["name"] for task in self.tasks])
 
     # ------------------------------------------------------------------ answering
 
@@ -398,7 +408,7 @@ class Learner:
         """
         folder = Path(folder).expanduser()
         tensors, manifest = load_artefact(folder)
-        home = (folder.resolve(), _mark(folder))
+        home = (folder.resolve(), str(manifest["checksum"]))  # of what was read, not of what lies there by now
         try:
             origin, held = manifest["backbone"], manifest["method"]
             name, options = held["name"], held["options"]

@@ -21,7 +21,7 @@ Migration = Callable[[dict[str, Tensor], dict[str, Any]], tuple[dict[str, Tensor
 def _to_2(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Before 2, residuals of the class token asked all blocks, and their heads learned from labels as they are."""
     method = manifest.get("method", {})
-    if method.get("name") == "duallora":
+    if _is_duallora(method):
         options = {"class_blocks": "all", "class_smoothing": 0.0} | method.get("options", {})
         manifest = manifest | {"method": method | {"options": options}}
     return tensors, manifest
@@ -76,7 +76,7 @@ def _to_5(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     """Before 5, DualLoRA's first session adapted the maps of every other task, in one stage with the rest."""
     method = manifest.get("method", {})
     options = method.get("options", {})
-    if method.get("name") == "duallora" and options.get("first_rate") is not None:
+    if _is_duallora(method) and options.get("first_rate") is not None:
         maps = {"first_placement": options.get("placement", ["value"])}
         manifest = manifest | {"method": method | {"options": maps | options}}
     return tensors, manifest
@@ -85,10 +85,14 @@ def _to_5(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
 def _to_6(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Before 6, residuals of the class token asked all blocks but the first third where nobody said otherwise."""
     method = manifest.get("method", {})
-    if method.get("name") == "duallora":
+    if _is_duallora(method):
         options = {"class_blocks": "later"} | method.get("options", {})
         manifest = manifest | {"method": method | {"options": options}}
     return tensors, manifest
+
+
+def _is_duallora(method: dict[str, Any]) -> bool:
+    return str(method.get("name")).removesuffix("+align") == "duallora"
 
 
 def _shrinkage(manifest: dict[str, Any]) -> float | str:

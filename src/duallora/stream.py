@@ -215,6 +215,8 @@ def ordered(
     if seed is not None:
         if seed < 0:
             raise DualLoRAError(f"the seed is {seed}, expected 0 or more")
+        if shuffle == "mt19937" and seed >= 2**32:
+            raise DualLoRAError(f"the seed is {seed}, expected less than 2^32 = {2**32} for shuffle 'mt19937'")
         generator = np.random.RandomState(seed) if shuffle == "mt19937" else np.random.default_rng(seed)
         return tuple(names[i] for i in generator.permutation(len(names)))
     if order is None:

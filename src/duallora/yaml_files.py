@@ -34,9 +34,13 @@ def parse_yaml(text: str) -> Any:
     """Plain data from YAML text.
 
     Raises:
-        yaml.YAMLError: it is none, or a key stands twice in one mapping.
+        yaml.YAMLError: it is none, a key stands twice in one mapping, or a value looks like a number or a date that
+            does not exist.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value cannot be read ({error}); put it in quotes") from error
 
 
 def shipped(folder: str) -> dict[str, Traversable]:

@@ -93,3 +93,12 @@ def test_a_backbone_answers_as_timms_network_does() -> None:
         assert torch.equal(backbone(images), plain(images))
     assert backbone.sha256 != plain.sha256
     assert list(backbone.state_dict()) == list(plain.state_dict())
+
+
+def test_training_goes_on_after_answers_in_inference_mode() -> None:
+    ours, x = CastOnce(frozen()), torch.randn(4, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            ours(x)
+        ours(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0

@@ -55,6 +55,8 @@ def test_what_wins_over_what(grid_of: Make) -> None:
         ),
         ({}, {"rows": {"Lora": {}, "lora": {}}}, "rows 'Lora' and 'lora' would share a folder"),
         ({"overrides": ["trainig.epochs=1"]}, {}, "did you mean 'training'"),
+        ({"overrides": ["stream.order_seed=7"]}, {}, "set 'stream.order_seed': suite 'tiny' has orders of its own"),
+        ({"overrides": ["seed=5"]}, {"seeds": [0, 1]}, "cannot set 'seed': suite 'tiny' has seeds of its own"),
         ({"protocol": "p"}, {}, "states no protocols"),
         (
             {},

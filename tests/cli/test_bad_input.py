@@ -292,3 +292,35 @@ def test_an_unpacked_archive_is_noticed(typed: Type, tmp_path: Path, pictures: P
     assert f"if those are the classes, learn '{tmp_path / 'unpacked' / 'animals'}' into a new model" in done.err
     plain = typed("learn", tmp_path / "other", pictures / "animals", "--backbone=test_vit", "--method=ncm", *TINY)
     assert "note" not in plain.err
+
+
+def test_an_empty_argument_is_not_the_current_folder(
+    typed: Type, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures / "animals")
+    refused = typed("learn", tmp_path / "zoo", "", "--backbone=test_vit", "--method=ncm", *TINY)
+    assert refused.code == 2 and "an argument is empty text" in refused.err
+    assert snapshot(tmp_path) == {}
+
+
+def test_a_home_folder_written_as_a_tilde(
+    typed: Type, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(pictures / "animals", tmp_path / "animals")
+    done = typed("learn", "~/zoo", "~/animals", "--backbone=test_vit", "--method=ncm", *TINY)
+    assert done.code == 0, done.err
+    assert typed("predict", "~/zoo", next((tmp_path / "animals").rglob("*.png"))).code == 0
+
+
+def test_a_method_with_a_quote_is_unknown_and_no_fault_of_yaml(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    refused = typed("learn", tmp_path / "zoo", pictures / "animals", "--method=it's")
+    assert refused.code == 2 and "unknown method" in refused.err
+
+
+def test_a_folder_in_parts_names_the_parts_that_are_there(typed: Type, tmp_path: Path, pictures: Path) -> None:
+    for part in ("Train", "Test"):
+        shutil.copytree(pictures / "animals", tmp_path / "set" / part)
+    refused = typed("learn", tmp_path / "zoo", tmp_path / "set")
+    assert refused.code == 2
+    assert str(tmp_path / "set" / "Train") in refused.err and str(tmp_path / "set" / "Test") in refused.err

@@ -86,5 +86,5 @@ def test_a_command_that_was_interrupted_says_so_whatever_came_of_it(
 
     assert guarded(app, ["learn"]) == 130
     told = capsys.readouterr().err
-    assert "the model folder is as it was before this command" in told
+    assert "nothing is half-written; type the same command again" in told
     assert "fault" not in told

@@ -45,7 +45,7 @@ def test_ctrl_c_in_the_middle_of_learning_leaves_the_model_as_it_was(zoo: Path, 
     assert process.returncode in (130, -signal.SIGINT), err
     assert out == "", err
     assert "Traceback" not in err, err
-    assert "the model folder is as it was before this command; type the same command again" in err, err
+    assert "nothing is half-written; type the same command again to learn the task" in err, err
     assert snapshot(zoo.parent) == before
     assert Learner.load(zoo).classes == ["cat", "dog"]
 

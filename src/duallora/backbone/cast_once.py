@@ -35,7 +35,8 @@ class CastOnce(nn.Linear):
         dtype = torch.get_autocast_dtype(device)
         made_of = dtype, *[(t.data_ptr(), t._version) for t in (weight, bias) if t is not None]
         if self._low is None or self._low[0] != made_of:
-            low = (None if t is None else t.detach().to(dtype) for t in (weight, bias))
+            with torch.inference_mode(False):  # they outlive the caller's mode, and training would stumble over them
+                low = [None if t is None else t.detach().to(dtype) for t in (weight, bias)]
             self._low = made_of, *low  # type: ignore[assignment]
         _, weight, bias = self._low  # type: ignore[misc, assignment]
         return F.linear(input, weight, bias)

@@ -86,8 +86,8 @@ def make_grid(
         overrides: "key=value" texts for all cells.
 
     Raises:
-        DualLoRAError: no such protocol; a key or value that a run does not know; a read-out that a row's method lacks;
-            rows whose folders would be the same.
+        DualLoRAError: no such protocol; a key or value that a run does not know; one that would make all orders or all
+            seeds the same; a read-out that a row's method lacks; rows whose folders would be the same.
     """
     chosen = _chosen(name, suite, protocol)
     name = folder_name(name)
@@ -99,6 +99,7 @@ def make_grid(
         orders, seeds = chosen.orders or orders, chosen.seeds or seeds
         if strange := sorted(set(chosen.rows) - set(suite.rows)):
             raise unknown(f"row in protocol '{protocol}' of suite '{name}'", strange[0], suite.rows)
+    _no_grid_undone(name, overrides, bool(seeds))
     folder = Path(out) / name
     _no_collisions(name, suite.rows)
     cells = []
@@ -208,6 +209,18 @@ def _set_order(stream: dict[str, Any], order: Order) -> None:
         stream["order"] = order
     elif isinstance(order, int):
         stream["order_seed"] = order
+
+
+def _no_grid_undone(name: str, overrides: Sequence[str], seeded: bool) -> None:
+    """Refuse to set what tells the cells of a row apart: equal runs would pass for a deviation of nothing."""
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        if key in ("stream.order", "stream.order_seed") or (key == "seed" and seeded):
+            what = "seeds" if key == "seed" else "orders"
+            raise DualLoRAError(
+                f"cannot set '{key}': suite '{name}' has {what} of its own; change '{what}' in a copy of its file"
+                + (", or take the first with --orders 1" if what == "orders" else "")
+            )
 
 
 def _no_collisions(name: str, rows: Mapping[str, Row]) -> None:

@@ -22,7 +22,7 @@ GO_ON = {
     "demo": "the results saved so far are intact; type the same command again to go on after the last finished task",
     "run": "the results saved so far are intact; type the same command again to go on after the last finished task",
     "bench": "the results saved so far are intact; type the same command again to go on where it was",
-    "learn": "the model folder is as it was before this command; type the same command again to learn the task",
+    "learn": "nothing is half-written; type the same command again to learn the task, unless duallora inspect shows it",
 }
 NOTHING = "nothing was changed; type the same command again"
 
@@ -38,6 +38,9 @@ def guarded(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _guarded(app: typer.Typer, arguments: Sequence[str], as_json: bool, debug: bool, interrupt: Interrupt) -> int:
+    if "" in arguments:  # it would mean the current folder
+        _tell("an argument is empty text, perhaps a variable that is not set; leave it out or fill it", as_json)
+        return UNUSABLE
     try:
         # Libraries may print (torchvision's downloads did); a program that reads JSON must not see it.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():

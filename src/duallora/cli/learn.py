@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +51,7 @@ def learn(
     images = scan_classes(folder)
     chosen, known = list(settings or ()), holds_model(model)
     learner = (_existing if known else _new)(model, method, backbone, chosen)
-    title = _title(learner, name, folder)
+    title = learner.task_name(folder, name)
     say(f"learning '{title}': {len(images)} images, {len(images.classes)} classes, as task {len(learner.tasks) + 1}")
     report = learner.learn(images, name=title)
     try:
@@ -86,7 +86,7 @@ def _rescued(learner: Learner, model: Path, error: DualLoRAError) -> DualLoRAErr
 
 def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
     """The only class folder where it looks like a folder of class folders, as archives unpack to; else None."""
-    inner = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    inner = [entry for entry in folder.expanduser().iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     if len(classes) != 1 or len(inner) != 1:
         return None
     entries = [entry for entry in inner[0].iterdir() if not entry.name.startswith(".")]
@@ -95,6 +95,7 @@ def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
 
 def holds_model(model: Path) -> bool:
     """Whether there is something to go on from; an empty folder is none."""
+    model = model.expanduser()
     return model.exists() and any(model.iterdir())
 
 
@@ -104,9 +105,8 @@ def _new(model: Path, method: str | None, backbone: str | None, settings: Sequen
     from duallora.learner import Learner
     from duallora.methods.registry import get_method
 
-    named = [
-        f"{key}.name='{value}'" for key, value in (("method", method), ("backbone", backbone)) if value is not None
-    ]
+    asked = {"method": method, "backbone": backbone}
+    named = [f"{key}.name={json.dumps(value, ensure_ascii=False)}" for key, value in asked.items() if value is not None]
     config = checked_config(ModelConfig, apply_overrides({}, [*settings, *named]), "learn")
     if get_method(config.method.name).cumulative:
         raise DualLoRAError(
@@ -117,7 +117,7 @@ def _new(model: Path, method: str | None, backbone: str | None, settings: Sequen
 
 
 def _existing(model: Path, method: str | None, backbone: str | None, settings: Sequence[str]) -> Learner:
-    from duallora.artefact import read_manifest
+    from duallora.artefact import load_artefact, read_manifest
     from duallora.config import ModelConfig, apply_overrides, checked_config
     from duallora.errors import DualLoRAError
     from duallora.learner import Learner
@@ -140,25 +140,9 @@ def _existing(model: Path, method: str | None, backbone: str | None, settings: S
             f"model '{model}' is there already, so '{min(fixed)}' cannot be set any more; "
             "training, device and backbone.weights can, or give the folder of a new model"
         )
-    data = apply_overrides({"training": manifest.get("training", {})}, settings)
-    config = checked_config(ModelConfig, data, "learn")
+    held = load_artefact(model)[1].get("training", {})  # as this version of duallora understands it
+    config = checked_config(ModelConfig, apply_overrides({"training": held}, settings), "learn")
     return Learner.load(model, device=config.device, weights=config.backbone.weights, training=config.training)
-
-
-def _title(learner: Learner, name: str | None, folder: Path) -> str:
-    from duallora.errors import DualLoRAError
-
-    taken = {task["name"] for task in learner.tasks}
-    if name is not None and name in taken:
-        raise DualLoRAError(f"the model has a task '{name}' already; give another --name")
-    if name is not None and any(unicodedata.category(c) == "Cc" for c in name):
-        raise DualLoRAError(f"--name {name!r} has characters that nobody can see; leave them out")
-    own = name or folder.resolve().name
-    try:
-        own.encode()
-    except UnicodeEncodeError as error:
-        raise DualLoRAError(f"{own!r} is no valid Unicode text and cannot name a task; give one with --name") from error
-    return own if own and own not in taken else f"task {len(learner.tasks) + 1}"
 
 
 def _show(console: Console, model: Path, report: LearnReport, learner: Learner) -> None:

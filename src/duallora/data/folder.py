@@ -96,8 +96,9 @@ def scan_classes(path: str | Path, *, minimum: int = 2) -> ImageSet:
             has train/ and test/ parts, has fewer than `minimum` usable images, or has classes differing only by case.
     """
     root = _existing(path)
-    if _parts(root):
-        raise DualLoRAError(f"folder '{root}' has train/ and test/ parts, not classes; give one part: {root / 'train'}")
+    if parts := _parts(root):
+        given = " or ".join(f"'{part}'" for part in parts.values())
+        raise DualLoRAError(f"folder '{root}' has train/ and test/ parts, not classes; give one part: {given}")
     folders, files = _listing(root)
     loose = [file for file in files if file.suffix.lower() in EXTENSIONS]
     if not folders:
@@ -136,6 +137,8 @@ def scan_classes(path: str | Path, *, minimum: int = 2) -> ImageSet:
 
 
 def _existing(path: str | Path) -> Path:
+    if isinstance(path, str) and not path:
+        raise DualLoRAError("the folder's name is empty text; give a folder with one sub-folder per class")
     root = Path(path).expanduser()
     if not root.exists():
         raise DualLoRAError(f"folder '{root}' does not exist; expected a folder with one sub-folder per class")

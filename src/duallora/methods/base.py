@@ -1,7 +1,8 @@
 """The whole contract between a method and the rest of the library.
 
 A method sees images, labels and what task they belong to; never a loader, an optimiser, a device wrapper or a file.
-Life of a method: for each task `begin_task`, then (if anything trains) many `loss` and `after_step`, then `end_task`;
+Life of a method: for each task `begin_task`; if anything trains, for each of its `stages` `begin_stage`, then many
+`loss` and `after_step`; then `end_task`;
 between tasks `encode` and `decode`; `state` and `load_state` carry it over a save.
 """
 
