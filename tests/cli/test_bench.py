@@ -243,3 +243,10 @@ def works(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+def test_a_place_that_cannot_be_published_to_is_told_before_anything_runs(typed: Type, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    refused = typed("bench", "digits", "--only=ncm", "--out", tmp_path / "out", "--publish", tmp_path / "taken")
+    assert refused.code == 2 and "is a file; give a folder with --publish" in refused.err
+    assert not (tmp_path / "out").exists()

@@ -246,3 +246,13 @@ def test_predict_passes_by_what_is_hidden(typed: Type, trained: Path, pictures: 
     assert [Path(answer["path"]).parent.name for answer in found["predictions"]] == ["seen"]
     inside = typed("predict", trained, tmp_path / "photos" / ".hidden", "--json").document
     assert len(inside["predictions"]) == 1  # a hidden folder that is asked for by name is no secret
+
+
+def test_capacity_is_told_per_map_where_a_first_session_adapts_others(
+    typed: Type, tmp_path: Path, pictures: Path
+) -> None:
+    options = ("--set=method.options.placement=[proj]", "--set=method.options.first_rate=3")
+    done = typed("learn", tmp_path / "zoo", pictures / "animals", "--backbone=test_vit", *options, *TINY)
+    assert done.code == 0, done.err
+    shown = typed("inspect", tmp_path / "zoo").out
+    assert "block 5 [" in shown and "block 5 proj [" in shown and "block 6" not in shown

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,64 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
     assert figures(again) == figures(whole)
 
 
+def half_a_run(out: Path, monkeypatch: pytest.MonkeyPatch, chosen: RunConfig) -> None:
+    real, calls = runner.score_step, []
+
+    def interrupted(*args: object, **kw: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kw)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "score_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(chosen, out, progress=False)
+
+
+def test_a_run_that_broke_off_for_memory_goes_on_with_fewer_images_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, taken = config("lora"), []
+    half_a_run(tmp_path / "run", monkeypatch, chosen)
+    real = runner.score_step
+
+    def watched(method: object, seen: list[Any], *args: object) -> object:
+        taken.append([len(y) for batches in seen for _, y in batches])
+        return real(method, seen, *args)
+
+    monkeypatch.setattr(runner, "score_step", watched)
+    fewer = chosen.model_copy(update={"training": chosen.training.model_copy(update={"evaluation_batch_size": 4})})
+    runner.run(fewer, tmp_path / "run", progress=False)
+    assert taken and max(max(sizes) for sizes in taken) == 4
+
+
+def test_half_a_run_with_another_default_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half_a_run(tmp_path / "run", monkeypatch, config("duallora", class_blocks="later"))
+    held = json.loads((tmp_path / "run" / "config.json").read_text())
+    held["method"]["options"] = {}  # as an earlier version wrote it, for which that was the default
+    (tmp_path / "run" / "config.json").write_text(json.dumps(held))
+    with pytest.raises(DualLoRAError, match=r"class_blocks was 'later' by default; it is 'last' now.*--redo"):
+        runner.run(config("duallora"), tmp_path / "run", progress=False)
+    assert runner.run(config("duallora"), tmp_path / "run", redo=True, progress=False).a_last is not None
+
+
+def test_nothing_to_test_on_is_told_before_training(tmp_path: Path, write_image: Callable[[Path], None]) -> None:
+    for name in "abcd":
+        write_image(tmp_path / "data" / name / "only.png")
+    stream = {"source": str(tmp_path / "data"), "increment": 2}
+    chosen = config("ncm").model_copy(update={"stream": StreamConfig(**stream)})
+    with pytest.raises(DualLoRAError, match="there are no images to test on"):
+        runner.run(chosen, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_as_it_began_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.0a1b2c3d.tmp").write_text("{")
+    assert runner.run(config("ncm"), tmp_path / "run", progress=False).a_last is not None
+
+
 def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = runner.run(config("ncm"), tmp_path / "run", progress=False)
     monkeypatch.setattr(runner, "build_stream", lambda c: pytest.fail("done again"))
@@ -162,6 +221,16 @@ def test_one_test_set_for_all_domains(
     # The images are of no task, so none can be given or found.
     assert [a for row in found.task_il_matrix for a in row] == [None] * 9
     assert found.task_id_accuracy == [None] * 3 and found.task_il is None
+
+
+def test_validation_images_of_domains_with_one_test_set_have_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Callable[..., ImageSet]
+) -> None:
+    held = {name: Split(images(2, 6, seed=s), images(2, 5, seed=9)) for s, name in enumerate("abc")}
+    monkeypatch.setattr(runner, "open_domains", lambda source, **kw: held)
+    stream = {"source": "core50", "scenario": "domain-incremental", "validation": 0.4, "evaluate_on": "validation"}
+    found = runner.run(config("slda").model_copy(update={"stream": StreamConfig(**stream)}), tmp_path, progress=False)
+    assert found.task_il is not None and None not in found.task_id_accuracy[1:]  # of one task there is none to tell
 
 
 def domains(images: Callable[..., ImageSet]) -> dict[str, Split]:

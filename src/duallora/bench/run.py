@@ -91,6 +91,9 @@ def run_bench(
     """
     if jobs < 1:
         raise DualLoRAError(f"--jobs is {jobs}; give 1 or more")
+    for place in () if publish_to is None else (Path(publish_to), *Path(publish_to).parents):
+        if place.exists() and not place.is_dir():
+            raise DualLoRAError(f"'{place}' is a file; give a folder with --publish")
     with holding(grid.folder) as lock:
         if lock.note:
             tell(lock.note)

@@ -154,7 +154,7 @@ class Batches:
                 _Files(paths, self._transform),
                 batch_sampler=self._sampler,
                 num_workers=self._workers,
-                persistent_workers=self._workers > 0,
+                persistent_workers=self._workers > 0 and self._train,  # many sets to measure on are held at once
                 collate_fn=_collate,
                 generator=torch.Generator().manual_seed(0),  # or the loader draws a seed from the global generator
             )

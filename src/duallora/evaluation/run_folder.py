@@ -46,8 +46,13 @@ def check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> None
         if not redo and not (same and resume):
             which = "a run already" if same else "a run of another configuration"
             raise DualLoRAError(f"'{out}' holds {which}; give another --out, or start over with --redo")
-    elif any(entry.name != "images.json" for entry in out.iterdir()):  # alone it was broken off before it began
+    elif any(entry.name != "images.json" and not _cut_off(entry) for entry in out.iterdir()):  # broken off as it began
         raise DualLoRAError(f"'{out}' exists and is no run of duallora; give another --out")
+
+
+def _cut_off(entry: Path) -> bool:
+    """Whether it is a file that was being written when its process was killed."""
+    return entry.name.startswith(".") and entry.name.endswith(".tmp")
 
 
 def _experiment(config: RunConfig) -> RunConfig:

@@ -94,6 +94,11 @@ def _run(config: RunConfig, out: Path, resume: bool, redo: bool, progress: bool)
         return finished
     stream = build_stream(config.stream)
     tests = [_evaluated(task, config.stream) for task in stream]
+    if not any(len(test) for test in tests):
+        raise DualLoRAError(
+            "there are no images to test on, so nothing can be measured; give classes of two images or more, of which "
+            "a share is held out, or a folder with train/ and test/ parts"
+        )
     images = images_of(stream, tests)
     if not redo:
         check_images(out, images)
@@ -120,7 +125,7 @@ def _run(config: RunConfig, out: Path, resume: bool, redo: bool, progress: bool)
         same = stream.scenario == "domain-incremental" and number + 1 < len(stream)
         ahead = learner.batches(tests[number + 1]) if same else None  # in class-incremental its classes are unknown
         scored = score_step(learner.method, seen, learner.method.readouts, ahead)
-        if stream.shared_test:
+        if stream.shared_test and config.stream.evaluate_on == "test":
             scored = {readout: scores.without_tasks() for readout, scores in scored.items()}
         seconds = report.seconds | {"evaluate": time.perf_counter() - clock}
         steps.append(_step(learner, scored, seconds, report.capacity, began))
@@ -153,13 +158,27 @@ def _started(config: RunConfig, out: Path, redo: bool) -> tuple[Learner, list[St
         done = int(folder.name[5:])
         if done <= len(steps):
             try:
-                learner = Learner.load(folder, device=config.device, weights=config.backbone.weights)
+                weights = config.backbone.weights
+                learner = Learner.load(folder, device=config.device, weights=weights, training=config.training)
             except DualLoRAError:
                 _check_whole(folder, out)
                 raise
+            _check_options(learner, config, out)
             return learner, steps[:done]
     learner = Learner.of(config)
     return learner, []
+
+
+def _check_options(learner: Learner, config: RunConfig, out: Path) -> None:
+    """Raise DualLoRAError where a default has changed since: the results would be of neither."""
+    held = learner.method.config.model_dump(mode="json")
+    now = type(learner.method).Config(**config.method.options).model_dump(mode="json")
+    for name, value in now.items():
+        if held.get(name) != value:
+            raise DualLoRAError(
+                f"'{out}' holds half a run of an earlier duallora, for which {name} was {held.get(name)!r} by default; "
+                f"it is {value!r} now: start over with --redo, or give another --out"
+            )
 
 
 def _check_whole(checkpoint: Path, out: Path) -> None:
