@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from duallora.config import RunConfig, load_config
+from duallora.config import MethodChoice, RunConfig, load_config
 from duallora.evaluation.runner import build_stream
 from duallora.learner import Learner
 from duallora.lowrank import class_attention
@@ -48,15 +48,7 @@ def features(learner: Learner, images: object) -> list[Tensor]:
 def drift(config: RunConfig, method: str, options: dict[str, object]) -> list[float]:
     """Relative drift per block of one method over the stream."""
     stream = build_stream(config.stream)
-    learner = Learner.create(
-        config.backbone.name,
-        method,
-        config=options,
-        training=config.training,
-        seed=config.seed,
-        weights=config.backbone.weights,
-        image_size=config.backbone.image_size,
-    )
+    learner = Learner.of(config.model_copy(update={"method": MethodChoice(name=method, options=options)}))
     learner.learn(stream[0].train, progress=False)
     before = features(learner, stream[0].test)
     for task in stream[1:]:
