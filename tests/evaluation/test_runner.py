@@ -66,28 +66,6 @@ def figures(results: RunResults) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("method", ["duallora", "lora"])
-def test_an_interrupted_run_goes_on_to_the_same_results(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = runner.run(config(method), tmp_path / "whole", progress=False)
-    real, calls = runner.score_step, []
-
-    def interrupted(*args: object, **kw: object) -> object:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*args, **kw)
-
-    monkeypatch.setattr(runner, "score_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        runner.run(config(method), tmp_path / "cut", progress=False)
-    monkeypatch.setattr(runner, "score_step", real)
-    assert not (tmp_path / "cut" / "results.json").exists()
-    again = runner.run(config(method), tmp_path / "cut", progress=False)
-    assert figures(again) == figures(whole)
-
-
 def half_a_run(out: Path, monkeypatch: pytest.MonkeyPatch, chosen: RunConfig) -> None:
     real, calls = runner.score_step, []
 
@@ -101,6 +79,17 @@ def half_a_run(out: Path, monkeypatch: pytest.MonkeyPatch, chosen: RunConfig) ->
         patched.setattr(runner, "score_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             runner.run(chosen, out, progress=False)
+
+
+@pytest.mark.parametrize("method", ["duallora", "lora"])
+def test_an_interrupted_run_goes_on_to_the_same_results(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(config(method), tmp_path / "whole", progress=False)
+    half_a_run(tmp_path / "cut", monkeypatch, config(method))
+    assert not (tmp_path / "cut" / "results.json").exists()
+    again = runner.run(config(method), tmp_path / "cut", progress=False)
+    assert figures(again) == figures(whole)
 
 
 def test_a_run_that_broke_off_for_memory_goes_on_with_fewer_images_at_once(
