@@ -55,7 +55,7 @@ def save_artefact(
     *,
     overwrite: bool = False,
     replaces: str | None = None,
-) -> None:
+) -> str:
     """Save a model folder that `load_artefact` reads back bit by bit.
 
     Everything is written to a sibling, synced, read again and verified before it takes its place; with `overwrite` the
@@ -68,20 +68,24 @@ def save_artefact(
         overwrite: replace the duallora model that `folder` already is. Anything else is never replaced.
         replaces: checksum of the manifest that the folder is expected to have, where it is there.
 
+    Returns:
+        The checksum of the manifest written, for `replaces` next time.
+
     Raises:
         DualLoRAError: the folder is taken, holds other things or another model than `replaces`, or cannot be written; a
             value cannot be stored.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "zoo"
-    >>> save_artefact(folder, {"head": torch.ones(2, 3)}, {"classes": ["cat", "dog"]})
+    >>> checksum = save_artefact(folder, {"head": torch.ones(2, 3)}, {"classes": ["cat", "dog"]})
     >>> tensors, manifest = load_artefact(folder)
     >>> tensors["head"].shape, manifest["classes"]
     (torch.Size([2, 3]), ['cat', 'dog'])
     """
     folder = Path(folder).expanduser().resolve()
     payload = _serialise(tensors)
-    text = dump_json(_document(manifest, payload))
+    document = _document(manifest, payload)
+    text = dump_json(document)
     check_target(folder, overwrite=overwrite)  # before anything is made
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +112,7 @@ def save_artefact(
             raise
         for leftover in _siblings(folder, "saving") + _siblings(folder, "previous"):
             shutil.rmtree(leftover, ignore_errors=True)
+    return str(document["checksum"])
 
 
 def load_artefact(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from duallora.answers import Evaluation, LearnReport, Prediction, SkippedImage
-from duallora.artefact import load_artefact, read_manifest, save_artefact
+from duallora.artefact import load_artefact, save_artefact
 from duallora.backbone import Backbone, bundled, load_backbone
 from duallora.config import ModelConfig, RunConfig, for_method
 from duallora.data import ImageSet, from_arrays, scan_classes
@@ -381,8 +381,8 @@ class Learner:
             "tasks": self.tasks,
             "capacity": self.capacity,  # for people only: it follows from the tensors
         }
-        save_artefact(folder, self.method.state(), manifest, overwrite=overwrite, replaces=replaces)
-        self._home = (folder.resolve(), _mark(folder))
+        checksum = save_artefact(folder, self.method.state(), manifest, overwrite=overwrite, replaces=replaces)
+        self._home = (folder.resolve(), checksum)
         return folder
 
     @classmethod
@@ -459,8 +459,3 @@ def _check_ranks(options: BaseModel, backbone: Backbone) -> None:
             raise DualLoRAError(
                 f"{key} is {value}, more than the width {backbone.dim} of backbone '{backbone.name}'; 4 to 64 are usual"
             )
-
-
-def _mark(folder: Path) -> str:
-    """What tells one save of a model folder from another."""
-    return str(read_manifest(folder)["checksum"])

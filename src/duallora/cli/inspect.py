@@ -63,9 +63,8 @@ def _sites(found: dict[str, Any]) -> list[str]:
     """What each entry of the capacity belongs to: the adapted maps, block by block."""
     count, options = len(found["capacity"] or []), found["method"]["options"]
     placement = set(options.get("placement", ()))
-    if options.get("first_rate") is not None and options.get(
-        "orthogonal", True
-    ):  # DualLoRA's first session adapts more
+    first = options.get("first_rate") is not None and options.get("orthogonal", True)
+    if first:  # DualLoRA's first session adapts maps of its own
         placement |= set(options.get("first_placement", ()))
     maps = ["", " proj"] if "proj" in placement and len(placement) > 1 else [""]
     blocks = options.get("blocks")

@@ -140,9 +140,11 @@ def _existing(model: Path, method: str | None, backbone: str | None, settings: S
             f"model '{model}' is there already, so '{min(fixed)}' cannot be set any more; "
             "training, device and backbone.weights can, or give the folder of a new model"
         )
-    held = load_artefact(model)[1].get("training", {})  # as this version of duallora understands it
+    changed = "training" in free
+    held = load_artefact(model)[1].get("training", {}) if changed else {}  # as this version of duallora understands it
     config = checked_config(ModelConfig, apply_overrides({"training": held}, settings), "learn")
-    return Learner.load(model, device=config.device, weights=config.backbone.weights, training=config.training)
+    training = config.training if changed else None
+    return Learner.load(model, device=config.device, weights=config.backbone.weights, training=training)
 
 
 def _show(console: Console, model: Path, report: LearnReport, learner: Learner) -> None:
