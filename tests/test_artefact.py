@@ -207,6 +207,14 @@ def test_parent_that_is_a_file(tmp_path: Path) -> None:
         save_artefact(tmp_path / "f" / "zoo", small(), {})
 
 
+def test_a_name_that_its_siblings_would_outgrow_is_told_before_anything_is_learned(tmp_path: Path) -> None:
+    longest = "ü" * (artefact.LONGEST // 2)
+    save_artefact(tmp_path / longest, small(), {})
+    with pytest.raises(DualLoRAError, match=f"longer than {artefact.LONGEST} bytes"):
+        artefact.check_target(tmp_path / f"{longest}ü")
+    assert [path.name for path in tmp_path.iterdir()] == [longest]
+
+
 def test_a_mounted_disk_is_told_before_anything_is_learned(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda self: self == model.resolve())
     with pytest.raises(DualLoRAError, match="a disk is mounted there; give a folder in it"):

@@ -355,6 +355,12 @@ def test_the_home_folder_may_be_written_short(
     assert Learner.load("~/zoo").classes == learner.classes
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", True])
+def test_a_seed_that_is_none(seed: int) -> None:
+    with pytest.raises(DualLoRAError, match=r"seed is .*; give a whole number from 0 to 4294967295"):
+        Learner.create(method="ncm", seed=seed)
+
+
 def test_weights_are_found_from_anywhere(
     tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from duallora.errors import DualLoRAError
-from duallora.files import JSON, alone_in, dump_json, sync_folder, write_json_atomic, write_synced, writing
+from duallora.files import (
+    JSON,
+    alone_in,
+    dump_json,
+    sync_folder,
+    user_path,
+    write_json_atomic,
+    write_synced,
+    writing,
+)
 from duallora.migrations import MIGRATIONS
 from duallora.versions import duallora_version, library_versions
 
@@ -45,6 +54,7 @@ MANIFEST = "duallora.json"
 TENSORS = "model.safetensors"
 RESERVED = ("format", "format_version", "duallora_version", "library_versions", "files", "checksum")
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
+LONGEST = 200  # bytes of a name: those of the siblings that a save makes add 18, and file systems take 255
 JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave behind
 
 
@@ -82,7 +92,7 @@ def save_artefact(
     >>> tensors["head"].shape, manifest["classes"]
     (torch.Size([2, 3]), ['cat', 'dog'])
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = user_path(folder).resolve()
     payload = _serialise(tensors)
     document = _document(manifest, payload)
     text = dump_json(document)
@@ -124,7 +134,7 @@ def load_artefact(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         DualLoRAError: naming the file and the fix: folder missing, no duallora model, file missing, truncated or
             altered, a pickle among the files, or a format newer than this duallora.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     manifest = read_manifest(folder)
     tensors = _parse(_read_verified(folder, manifest), folder / TENSORS)
     while (version := manifest["format_version"]) < FORMAT_VERSION:
@@ -145,7 +155,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises:
         DualLoRAError: as `load_artefact`, for all that can be seen without the tensors.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if not folder.exists():
         raise DualLoRAError(_missing_message(folder))
     if not folder.is_dir():
@@ -275,11 +285,13 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     Raises:
         DualLoRAError: the folder is taken, holds other things, or is in a place that cannot be written.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = user_path(folder).resolve()
     above = next(parent for parent in folder.parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "is a file" if above.is_file() else "may not be written to"
         raise DualLoRAError(f"cannot save to '{folder}': '{above}' {what}; choose another place")
+    if len(os.fsencode(folder.name)) > LONGEST:
+        raise DualLoRAError(f"cannot save to '{folder}': its name is longer than {LONGEST} bytes; shorten it")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -299,7 +311,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
         raise DualLoRAError(f"cannot save to '{folder}': it holds other things ('{names[0]}'); choose a new folder")
     if not overwrite:
         raise DualLoRAError(
-            f"'{folder}' already holds a model; choose another folder, or pass overwrite=True to replace it"
+            f"'{folder}' already holds a model; choose another folder (in Python, overwrite=True replaces it)"
         )
     if foreign := [name for name in names if name not in (MANIFEST, TENSORS) and not JUNK.fullmatch(name)]:
         raise DualLoRAError(
@@ -361,7 +373,7 @@ def finish_interrupted(folder: str | Path) -> bool:
     Raises:
         DualLoRAError: the place cannot be written.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = user_path(folder).resolve()
     if folder.exists() or not _siblings(folder, "previous"):
         return False
     with writing(folder), alone_in(folder.parent):  # one that is under way ends first

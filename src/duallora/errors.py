@@ -13,6 +13,18 @@ class DualLoRAError(ValueError):
     """
 
 
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether something failed for want of memory, the computer's or a device's: torch says so in words only.
+
+    >>> memory_ran_out(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    True
+    """
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(said in str(error) for said in words)
+    )
+
+
 def unknown(kind: str, value: str, known: Iterable[str]) -> DualLoRAError:
     """An error for a name that does not exist, with the nearest one that does.
 

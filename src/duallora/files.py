@@ -1,4 +1,4 @@
-"""Write files so that nobody ever sees half of one: write beside, sync, rename."""
+"""Paths as people type them, and files of which nobody ever sees half: write beside, sync, rename."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ from typing import TypeAlias
 from duallora.errors import DualLoRAError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as somebody types it: `~` is the home folder, where the shell has left it (`--out=~/runs`).
+
+    A name that only begins like a home folder, of a user who does not exist, stays what it is.
+
+    >>> user_path("~no such user/zoo").parts
+    ('~no such user', 'zoo')
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_json_atomic(path: str | Path, data: JSON) -> None:

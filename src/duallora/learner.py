@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from duallora.data.batches import Batches
 from duallora.data.images import Source as Image
 from duallora.data.images import decode, listed
 from duallora.errors import DualLoRAError
+from duallora.files import user_path
 from duallora.methods import Method, TaskInfo, get_method
 from duallora.settings import validated
 from duallora.task_names import task_name
@@ -85,7 +87,7 @@ class Learner:
             method: one of `list_methods()`.
             config: options of the method.
             training: settings of the loop; what is not set is as the method does best.
-            seed: of everything random.
+            seed: of everything random, 0 to 2**32 - 1.
             device: "auto", "cpu", "cuda", ...
             weights: a local file with the backbone's weights.
             pretrained: False leaves the backbone untrained (tests).
@@ -98,6 +100,7 @@ class Learner:
         kind = get_method(method)
         settings = for_method(validated(TrainingSettings, training or {}, "training"), kind.recommended)
         options = validated(kind.Config, config or {}, f"method {method}")
+        seed = _checked_seed(seed)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as they would have
             torch.default_generator.manual_seed(seed)  # of an untrained backbone, so that a saved model finds it again
             loaded = load_backbone(
@@ -108,7 +111,7 @@ class Learner:
             learns = kind(loaded, options)
         origin = {
             "name": loaded.name,  # with the tag of the weights that timm chose: it may choose others one day
-            "weights": None if weights is None else str(Path(weights).expanduser().absolute()),
+            "weights": None if weights is None else str(user_path(weights).absolute()),
             "pretrained": pretrained,
             "image_size": image_size,
             "levels": loaded.levels,
@@ -247,7 +250,7 @@ class Learner:
         Raises:
             DualLoRAError: another task has the name, or it is no text that can be shown and saved.
         """
-        own = Path(source).expanduser().resolve().name if isinstance(source, str | Path) else ""
+        own = user_path(source).resolve().name if isinstance(source, str | Path) else ""
         return task_name(name, own, [task["name"] for task in self.tasks])
 
     # ------------------------------------------------------------------ answering
@@ -369,7 +372,7 @@ class Learner:
                 loaded and somebody else has saved it since; or learning broke off half-way.
         """
         self._must_be_whole()
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         replaces = self._home[1] if self._home and folder.resolve() == self._home[0] else None
         manifest: dict[str, Any] = {
             "backbone": self.origin
@@ -406,7 +409,7 @@ class Learner:
             DualLoRAError: a missing, altered or foreign file, a newer format, or other weights than the model was
                 trained on.
         """
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         tensors, manifest = load_artefact(folder)
         home = (folder.resolve(), str(manifest["checksum"]))  # of what was read, not of what lies there by now
         try:
@@ -450,6 +453,13 @@ class Learner:
             raise DualLoRAError(f"{folder}/model.safetensors does not fit its duallora.json: {error}") from error
         learner.method.to(learner.device)
         return learner
+
+
+def _checked_seed(seed: int) -> int:
+    """What both torch and numpy take for a seed, as a number that a manifest can hold."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise DualLoRAError(f"seed is {seed!r}; give a whole number from 0 to {2**32 - 1}")
+    return int(seed)
 
 
 def _check_ranks(options: BaseModel, backbone: Backbone) -> None:

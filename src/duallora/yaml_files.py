@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from duallora.errors import DualLoRAError, unknown
+from duallora.files import user_path
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -66,7 +67,7 @@ def read_yaml(path: str | Path, what: str, folder: str, example: str) -> dict[st
     Raises:
         DualLoRAError: the file is missing (with the nearest shipped name), unreadable, no YAML, or no mapping.
     """
-    file, known = Path(path).expanduser(), shipped(folder)
+    file, known = user_path(path), shipped(folder)
     try:
         source = known[str(path)] if str(path) in known and not file.is_file() else file
         data = parse_yaml(source.read_text(encoding="utf-8"))

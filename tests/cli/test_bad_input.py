@@ -310,7 +310,13 @@ def test_a_home_folder_written_as_a_tilde(
     shutil.copytree(pictures / "animals", tmp_path / "animals")
     done = typed("learn", "~/zoo", "~/animals", "--backbone=test_vit", "--method=ncm", *TINY)
     assert done.code == 0, done.err
-    assert typed("predict", "~/zoo", next((tmp_path / "animals").rglob("*.png"))).code == 0
+    for command in ("predict ~/zoo ~/animals", "evaluate ~/zoo ~/animals", "inspect ~/zoo"):
+        done = typed(*command.split())
+        assert done.code == 0, done.err
+    small = ("--set=method.name=ncm", "--set=backbone.name=test_vit", *TINY)
+    assert typed("run", "digits", "--out=~/a run", "--set=stream.max_tasks=1", *small).code == 0
+    assert typed("report", "~/a run", "--out=~/page.html").code == 0
+    assert {"zoo", "a run", "page.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_method_with_a_quote_is_unknown_and_no_fault_of_yaml(typed: Type, tmp_path: Path, pictures: Path) -> None:

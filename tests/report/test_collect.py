@@ -23,7 +23,7 @@ def test_all_below_in_the_order_of_paths(tmp_path: Path, make_run: Maker) -> Non
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DualLoRAError, match="there is no folder"):
         collect_runs(tmp_path / "missing")
-    with pytest.raises(DualLoRAError, match=r"no results\.json in .*duallora demo --out"):
+    with pytest.raises(DualLoRAError, match=r"no results\.json in .*duallora demo.*, then duallora report"):
         collect_runs(tmp_path)
 
 

@@ -181,6 +181,14 @@ def test_names_are_escaped(make_run: Maker) -> None:
     assert evil in page.text
 
 
+def test_a_page_by_another_name_is_no_folder(tmp_path: Path, make_run: Maker) -> None:
+    with pytest.raises(DualLoRAError, match=r"neither a folder nor the name of a page; end it in \.html"):
+        write_report([make_run()], tmp_path / "page.txt")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "v1.2").mkdir()
+    assert write_report([make_run()], tmp_path / "v1.2") == tmp_path / "v1.2" / "report.html"
+
+
 def test_written_to_a_file_or_into_a_folder(tmp_path: Path, make_run: Maker) -> None:
     assert write_report([make_run()], tmp_path / "new") == tmp_path / "new" / "report.html"
     assert write_report([make_run()], tmp_path / "mine.html") == tmp_path / "mine.html"

@@ -174,7 +174,7 @@ def check_image_size(vit: nn.Module, size: int, name: str) -> None:
         near = max(round(size / patch), 1) * patch
         raise DualLoRAError(
             f"image size {size} does not fit backbone '{name}', whose patches are {patch} pixels wide; "
-            f"take a multiple of {patch}, for example image_size={near}"
+            f"take a multiple of {patch}, for example {near}"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from duallora.compat import import_timm
 from duallora.errors import DualLoRAError
+from duallora.files import user_path
 
 # what a plain ViT may carry beyond the path of its tokens: classifiers and attention pooling
 HEADS = ("head.", "head_dist.", "attn_pool.", "pre_logits.")
@@ -52,7 +53,7 @@ def load_weights(vit: nn.Module, path: str | Path, name: str) -> None:
     Raises:
         DualLoRAError: no such file, not a file of weights, or one for another network.
     """
-    path = Path(path)
+    path = user_path(path)
     raw = _read(path)
     expected = vit.state_dict()
     found, wanted = raw.get(PATCHES), expected.get(PATCHES)

@@ -12,6 +12,7 @@ from typing import Any
 from duallora.bench.suite import Order, Protocol, Row, Suite
 from duallora.config import RunConfig, apply_overrides, checked_config
 from duallora.errors import DualLoRAError, unknown
+from duallora.files import user_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def make_grid(
         if strange := sorted(set(chosen.rows) - set(suite.rows)):
             raise unknown(f"row in protocol '{protocol}' of suite '{name}'", strange[0], suite.rows)
     _no_grid_undone(name, overrides, bool(seeds))
-    folder = Path(out) / name
+    folder = user_path(out) / name
     _no_collisions(name, suite.rows)
     cells = []
     for number, order in enumerate(orders):

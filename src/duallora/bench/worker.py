@@ -24,7 +24,7 @@ ENDED = 3  # exit code of a cell whose bench has gone
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run a cell; what is wrong with it, or nothing."""
     from duallora.config import RunConfig
-    from duallora.errors import DualLoRAError
+    from duallora.errors import DualLoRAError, memory_ran_out
     from duallora.evaluation.runner import run
 
     folder = Path(job["folder"])
@@ -34,15 +34,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         run(RunConfig.model_validate(job["config"]), folder, redo=job["redo"], progress=False)
     except DualLoRAError as error:
         return {"error": str(error)}
-    except MemoryError:
-        return {"error": f"the memory does not suffice; {LESS}"}
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
         return {"error": f"{where}{error.strerror or error}; check the place, its permissions and the room on the disk"}
     except Exception as error:
         traceback.print_exc()
-        if type(error).__name__ == "OutOfMemoryError":
-            return {"error": f"the memory of the device does not suffice; {LESS}"}
+        if memory_ran_out(error):
+            return {"error": f"the memory does not suffice; {LESS}"}
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "fault": True}
     return {}
 

@@ -9,6 +9,7 @@ import typer
 
 from duallora.cli.options import AsJson, Debug, Settings
 from duallora.cli.output import Answer, percent
+from duallora.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 def bench(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="YAML file, or the name of a shipped suite.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The suite's folder is made in it.")] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", parser=user_path, help="The suite's folder is made in it.")
+    ] = Path("runs"),
     source: Annotated[
         str | None, typer.Option("--source", metavar="SRC", help="Where the images are: npz:FILE, folder:PATH, a name.")
     ] = None,
@@ -40,7 +43,9 @@ def bench(
     settings: Settings = None,
     publish: Annotated[
         Path | None,
-        typer.Option("--publish", metavar="DIR", help="Copy results there, without a word of where it ran."),
+        typer.Option(
+            "--publish", metavar="DIR", parser=user_path, help="Copy results there, without a word of where it ran."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,

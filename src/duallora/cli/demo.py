@@ -10,6 +10,7 @@ import typer
 from duallora.cli.options import AsJson, Debug, Redo, Settings
 from duallora.cli.output import Answer, say
 from duallora.cli.tables import print_runs, summary
+from duallora.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from duallora.evaluation.results import RunResults
 
 METHODS = ("lora", "slda", "duallora", "joint")
+FOLDER = Path("runs/demo")
 READOUT = "quadratic"  # the one that all four share: beside a method's own it tells read-out from learning
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=user_path, help="Folder of results.")] = FOLDER,
     settings: Settings = None,
     redo: Redo = False,
     as_json: AsJson = False,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from duallora.cli.options import AsJson, Debug, Device, Model, Weights
+from duallora.cli.options import AsJson, Debug, Device, Images, Model, Weights
 from duallora.cli.output import Answer, percent, tell_skipped
 
 if TYPE_CHECKING:
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Model,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images, in one sub-folder per class.")],
+    folder: Images,
     device: Device = "auto",
     weights: Weights = None,
     as_json: AsJson = False,

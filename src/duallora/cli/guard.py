@@ -14,7 +14,7 @@ import typer
 
 from duallora.cli.interrupt import Interrupt, heeded
 from duallora.cli.output import Answer, say
-from duallora.errors import DualLoRAError
+from duallora.errors import DualLoRAError, memory_ran_out
 
 OK, FAULT, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,6 +24,9 @@ GO_ON = {
     "bench": "the results saved so far are intact; type the same command again to go on where it was",
     "learn": "nothing is half-written; type the same command again to learn the task, unless duallora inspect shows it",
 }
+LESS = "take smaller batches: --set training.batch_size=16 --set training.evaluation_batch_size=16"
+OTHER = "take another device: --device cpu"
+NEED_LESS = {"demo": LESS, "run": LESS, "learn": LESS, "predict": OTHER, "evaluate": OTHER}
 NOTHING = "nothing was changed; type the same command again"
 
 
@@ -61,19 +64,22 @@ def _guarded(app: typer.Typer, arguments: Sequence[str], as_json: bool, debug: b
             traceback.print_exc()
         if interrupt.asked:  # what came of it on its way here
             return _interrupted(arguments, as_json)
-        message, code = _explained(error, debug)
+        message, code = _explained(error, arguments, debug)
         _tell(message, as_json)
         return code
 
 
 def _interrupted(arguments: Sequence[str], as_json: bool) -> int:
     with contextlib.suppress(KeyboardInterrupt):
-        command = next((argument for argument in arguments if not argument.startswith("-")), "")
-        _tell(f"interrupted: {GO_ON.get(command, NOTHING)}", as_json)
+        _tell(f"interrupted: {GO_ON.get(_command(arguments), NOTHING)}", as_json)
     return INTERRUPTED
 
 
-def _explained(error: Exception, debug: bool) -> tuple[str, int]:
+def _command(arguments: Sequence[str]) -> str:
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
+
+
+def _explained(error: Exception, arguments: Sequence[str], debug: bool) -> tuple[str, int]:
     """Message and exit code for an exception."""
     if isinstance(error, DualLoRAError):
         return str(error), UNUSABLE
@@ -83,6 +89,9 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     if isinstance(error, OSError):
         where = f"'{error.filename}': " if error.filename else ""
         return f"{where}{error.strerror or error}; check the place, its permissions and the room on the disk", UNUSABLE
+    if memory_ran_out(error):
+        advice = NEED_LESS.get(_command(arguments), "close other programs")
+        return f"the memory does not suffice; {advice}", UNUSABLE
     advice = "" if debug else ", with what --debug shows"
     said = " ".join(str(error).split())[:500]
     return f"a fault in duallora, please report it{advice}: {type(error).__name__}: {said}", FAULT

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from duallora.cli.options import AsJson, Debug, Settings
+from duallora.cli.options import AsJson, Debug, Images, Settings
 from duallora.cli.output import Answer, bar, percent, say, tell_skipped
+from duallora.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 
 def learn(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder; made where there is none.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images, in one sub-folder per class.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", parser=user_path, help="Model folder; made where there is none.")
+    ],
+    folder: Images,
     name: Annotated[str | None, typer.Option("--name", help="Name of the task; the folder's by default.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Of a new model; duallora by default.")] = None,
     backbone: Annotated[
@@ -86,7 +89,7 @@ def _rescued(learner: Learner, model: Path, error: DualLoRAError) -> DualLoRAErr
 
 def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
     """The only class folder where it looks like a folder of class folders, as archives unpack to; else None."""
-    inner = [entry for entry in folder.expanduser().iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    inner = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     if len(classes) != 1 or len(inner) != 1:
         return None
     entries = [entry for entry in inner[0].iterdir() if not entry.name.startswith(".")]
@@ -95,7 +98,6 @@ def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
 
 def holds_model(model: Path) -> bool:
     """Whether there is something to go on from; an empty folder is none."""
-    model = model.expanduser()
     return model.exists() and any(model.iterdir())
 
 

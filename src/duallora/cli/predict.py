@@ -10,6 +10,7 @@ import typer
 
 from duallora.cli.options import AsJson, Debug, Device, Model, Weights
 from duallora.cli.output import Answer, percent, shown, tell_skipped
+from duallora.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 def predict(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", parser=user_path, help="Image files, or folders of them.")
+    ],
     device: Device = "auto",
     weights: Weights = None,
     as_json: AsJson = False,

@@ -9,12 +9,16 @@ import typer
 
 from duallora.cli.options import AsJson, Debug
 from duallora.cli.output import Answer
+from duallora.files import user_path
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or one that holds several.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=user_path, help="Folder of a run, or one that holds several.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The page; DIR/report.html by default.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", parser=user_path, help="The page; DIR/report.html by default."),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,

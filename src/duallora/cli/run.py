@@ -10,6 +10,7 @@ import typer
 from duallora.cli.options import AsJson, Debug, Redo, Settings
 from duallora.cli.output import Answer, percent, say, tell_skipped
 from duallora.cli.tables import print_runs
+from duallora.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,7 @@ def run(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a shipped one: digits, cifar100-10.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=user_path, help="Folder of the run.")],
     settings: Settings = None,
     redo: Redo = False,
     as_json: AsJson = False,

@@ -15,6 +15,7 @@ from torch import Tensor
 from duallora.data.imageset import ImageSet, Split, composed
 from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError
+from duallora.files import user_path
 
 
 def from_arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> ImageSet:
@@ -53,7 +54,7 @@ def read_npz(path: str | Path, *, held_out: float | None = None) -> Split:
     Raises:
         DualLoRAError: the file is missing, damaged, holds Python objects, or lacks a key.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise DualLoRAError(f"file '{path}' does not exist; expected an .npz with train_x, train_y, test_x, test_y")
     try:

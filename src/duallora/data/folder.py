@@ -14,6 +14,7 @@ from duallora.data.images import EXTENSIONS, UnreadableImage, check
 from duallora.data.imageset import ImageSet, Skipped, Split, composed
 from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError, unknown
+from duallora.files import user_path
 
 WHOLE_CHECK = 10_000
 """Of up to this many files every pixel is read before anything starts; of more, only those whose end tells nothing."""
@@ -139,7 +140,7 @@ def scan_classes(path: str | Path, *, minimum: int = 2) -> ImageSet:
 def _existing(path: str | Path) -> Path:
     if isinstance(path, str) and not path:
         raise DualLoRAError("the folder's name is empty text; give a folder with one sub-folder per class")
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not root.exists():
         raise DualLoRAError(f"folder '{root}' does not exist; expected a folder with one sub-folder per class")
     if not root.is_dir():

@@ -19,6 +19,7 @@ from duallora.data.published import classes, domains, groups
 from duallora.data.published.places import data_root, find
 from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError, unknown
+from duallora.files import user_path
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def open_source(
     if _key(text) in list_named():
         _not_held_out(_key(text), held_out)
         return load_named(text, root, download)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if text and path.is_dir():
         return read_folder(path, held_out=held_out, seed=seed)
     if path.is_file() and path.suffix == ".npz":

@@ -23,7 +23,7 @@ from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResult
 from duallora.evaluation.run_folder import alone, check_folder, check_images, clear, images_of
 from duallora.evaluation.scoring import StepScores, score_step
 from duallora.evaluation.steps import StepRecord, load_steps
-from duallora.files import write_json_atomic
+from duallora.files import user_path, write_json_atomic
 from duallora.learner import Learner
 from duallora.stream import Task, TaskStream, ordered
 
@@ -77,7 +77,7 @@ def run(
         DualLoRAError: the folder holds a run of another configuration, on former weights of the bundled backbone, or
             begun on other images; another run works in it; or something in the configuration cannot be used.
     """
-    out = Path(out)
+    out = user_path(out)
     with alone(out):
         return _run(config, out, resume, redo, progress)
 

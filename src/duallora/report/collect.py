@@ -6,6 +6,7 @@ from pathlib import Path
 
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
+from duallora.files import user_path
 
 
 def collect_runs(folder: str | Path) -> list[RunResults]:
@@ -14,7 +15,7 @@ def collect_runs(folder: str | Path) -> list[RunResults]:
     Raises:
         DualLoRAError: the folder is missing or has no results, or a file is broken (named).
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise DualLoRAError(f"there is no folder '{folder}'; give the folder of a run, or one that holds several")
     found = [
@@ -24,6 +25,7 @@ def collect_runs(folder: str | Path) -> list[RunResults]:
     ]
     if not found:
         raise DualLoRAError(
-            f"there is no results.json in '{folder}' or below; make one: duallora demo --out '{folder}'"
+            f"there is no results.json in '{folder}' or below; make one: duallora demo --out runs/demo, then "
+            "duallora report runs/demo"
         )
     return [RunResults.load(path) for path in found]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
-from duallora.files import write_text_atomic
+from duallora.files import user_path, write_text_atomic
 from duallora.report.charts import Curves, curves
 from duallora.report.summary import Benchmark, Figure, MethodGroup, benchmarks
 from duallora.report.templating import rendered
@@ -52,10 +52,13 @@ def write_report(runs: Sequence[RunResults], out: str | Path, title: str = TITLE
         title: heading of the page.
 
     Raises:
-        DualLoRAError: no runs, or the place cannot be written.
+        DualLoRAError: no runs, or the place cannot be written or is not the name of a page.
     """
-    out = Path(out)
-    path = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
+    out = user_path(out)
+    page = out.suffix.lower() in (".html", ".htm")
+    if out.suffix and not page and not out.is_dir():
+        raise DualLoRAError(f"'{out}' is neither a folder nor the name of a page; end it in .html")
+    path = out if page else out / "report.html"
     write_text_atomic(path, render(runs, title))
     return path
 

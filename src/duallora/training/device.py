@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DualLoRAError(
-            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); use device='cpu' or 'auto'"
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); 'cpu' and 'auto' always can"
         ) from error
     return device
 

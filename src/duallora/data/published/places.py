@@ -9,6 +9,7 @@ from pathlib import Path
 
 from duallora.compat import import_torchvision
 from duallora.errors import DualLoRAError
+from duallora.files import user_path
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Published:
 
 def data_root(root: str | Path | None = None) -> Path:
     """Where data sets with a name are kept: `root`, else the variable DUALLORA_DATA, else ~/.cache/duallora/data."""
-    return Path(root or os.environ.get("DUALLORA_DATA") or Path.home() / ".cache" / "duallora" / "data").expanduser()
+    return user_path(root or os.environ.get("DUALLORA_DATA") or Path.home() / ".cache" / "duallora" / "data")
 
 
 def located(source: Published, root: str | Path | None, download: bool = True) -> Path:
