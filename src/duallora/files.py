@@ -157,7 +157,11 @@ def alone_in(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a DualLoRAError that says what could not be written and what to do."""
+    """Turn an OSError inside the block into a DualLoRAError that says what could not be written and what to do.
+
+    Raises:
+        DualLoRAError: in its place.
+    """
     try:
         yield
     except OSError as error:

@@ -124,6 +124,9 @@ def fwt(matrix: Matrix, baseline: Sequence[float] | None = None, counts: Sequenc
         baseline: accuracy per task of the untrained model, subtracted as in the paper; without it nothing is.
         counts: test images per task.
 
+    Raises:
+        DualLoRAError: as `check_matrix`, or the baseline has another number of tasks.
+
     >>> fwt([[0.9, 0.5], [0.8, 0.9]], baseline=[0.1, 0.25])
     0.25
     """

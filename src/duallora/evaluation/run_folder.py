@@ -18,7 +18,11 @@ from duallora.training.settings import INDIFFERENT
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder, which is made; where nothing comes of it, no trace is left."""
+    """Keep other runs out of the folder, which is made; where nothing comes of it, no trace is left.
+
+    Raises:
+        DualLoRAError: it is a file, cannot be written, or another run works in it.
+    """
     if out.exists() and not out.is_dir():
         raise DualLoRAError(f"'{out}' is a file; give a folder with --out")
     made = [place for place in (out, *out.parents) if not place.exists()]

@@ -142,7 +142,11 @@ class CoLoR(ReadingMethod):
         return Encoding(features, evidence)
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
-        """The chosen task's head, or the Gaussians of all rows."""
+        """The chosen task's head, or the Gaussians of all rows.
+
+        Raises:
+            RuntimeError: the encoding has no evidence of tasks, as before the end of the first.
+        """
         if (readout or self.readout) != "heads":
             return self.read.output(encoding, readout or self.readout)
         if encoding.evidence is None:

@@ -84,8 +84,8 @@ class EASE(Method):
         self.adapters = nn.ModuleList()
         self.register_parameter("head", None)
         self.register_parameter("sigma", None)
-        self.measured: list[Tensor] = []  # per task (classes, subspaces, d), float32
-        self.register_buffer("classifier", torch.zeros(0, 0), persistent=False)  # (R, subspaces d)
+        self.measured: list[Tensor] = []  # per task (classes, subspaces, D), float32
+        self.register_buffer("classifier", torch.zeros(0, 0), persistent=False)  # (R, subspaces D)
         self._active: int | None = None
         self._order = torch.zeros(0, dtype=torch.int64)
 
@@ -120,12 +120,12 @@ class EASE(Method):
         return (labels.unsqueeze(1) == self._order.to(labels.device)).long().argmax(1)
 
     def _features(self, images: Tensor, subspace: int | None) -> Tensor:
-        """Features (b, d) under an adapter, or of the frozen network."""
+        """Features (b, D) under an adapter, or of the frozen network."""
         self._active = subspace
         return self.backbone(images).float()
 
     def _subspaces(self, images: Tensor) -> list[Tensor]:
-        """Features (b, d) in the subspace of each task, last in the frozen one where it counts."""
+        """Features (b, D) in the subspace of each task, last in the frozen one where it counts."""
         subspaces: list[int | None] = [*range(len(self.adapters)), *([None] if self.config.beta else [])]
         return [self._features(images, s) for s in subspaces]
 
@@ -163,7 +163,7 @@ class EASE(Method):
         self.classifier = classifier.to(next(self.adapters.parameters()).device)
 
     def encode(self, images: Tensor) -> Encoding:
-        """Features in all subspaces, side by side: (b, subspaces d)."""
+        """Features in all subspaces, side by side: (b, subspaces D)."""
         return Encoding(torch.cat(self._subspaces(images), 1))
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:

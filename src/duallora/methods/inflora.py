@@ -87,7 +87,11 @@ class BranchedLinear(nn.Module):
         self.moment = SecondMoment(self.base.in_features)
 
     def collected(self) -> Tensor:
-        """C (d, d); collecting ends."""
+        """C (d, d); collecting ends.
+
+        Raises:
+            RuntimeError: nothing was collected.
+        """
         if self.moment is None:
             raise RuntimeError("nothing was collected: call collect() and run the task's images first")
         C, self.moment = self.moment.value(), None
@@ -114,7 +118,11 @@ class BranchedLinear(nn.Module):
         return int((down != 0).any(1).sum())
 
     def end(self) -> None:
-        """Fold the branch; nothing trains any more."""
+        """Fold the branch; nothing trains any more.
+
+        Raises:
+            RuntimeError: there is none.
+        """
         if self.A is None:
             raise RuntimeError("no branch is in training: call begin() first")
         self.fold({"A": self.A} | {name: self.B[name].detach() for name in self.rows})

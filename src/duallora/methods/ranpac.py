@@ -65,7 +65,7 @@ class RanPAC(ReadingMethod):
     """RanPAC (McDonnell, Gong, Parvaneh, Abbasnejad & van den Hengel 2023, arXiv 2307.02251).
 
     The first task trains a LoRA adapter and a head (first-session adaptation); then all of the network is frozen and
-    the head thrown away. With f the features and P (d, M) drawn once from N(0, 1),
+    the head thrown away. With f (D,) the features and P (D, M) drawn once from N(0, 1),
 
         h = ReLU(f P),   G = sum h h^T,   C = sum h y^T over the images of all tasks,   scores = h (G + lambda I)^-1 C.
 

@@ -125,7 +125,11 @@ class Readout(nn.Module):
         return self.gaussians.merged(self.rows.task_index())
 
     def task_scores(self, features: Tensor) -> Tensor:
-        """(b, D) -> (b, T): one Gaussian per task, with its own covariance, of all its images whatever their class."""
+        """(b, D) -> (b, T): one Gaussian per task, with its own covariance, of all its images whatever their class.
+
+        Raises:
+            RuntimeError: there are none of tasks.
+        """
         if self.task_spreads is None:
             raise RuntimeError("no Gaussians of tasks were asked for")
         tasks = self._of_tasks()

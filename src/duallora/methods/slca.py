@@ -83,7 +83,11 @@ class SLCA(Aligned):
         return super().state() | prefixed("backbone", self._network().state_dict())
 
     def load_state(self, state: State) -> None:
-        """Restore `state()`, the backbone's weights too."""
+        """Restore `state()`, the backbone's weights too.
+
+        Raises:
+            DualLoRAError: weights are missing, or are those of another backbone.
+        """
         own, saved = self._network().state_dict(), part("backbone", state)
         for name, tensor in own.items():
             saved_tensor(saved, name, tensor.shape, "backbone.")

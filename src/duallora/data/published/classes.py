@@ -78,7 +78,11 @@ def read_notmnist(root: str | Path | None = None, download: bool = True) -> Spli
 
 
 def read_cub(root: str | Path | None = None, download: bool = True) -> Split:
-    """CUB-200-2011: 200 birds with the authors' split (5,994 and 5,794 images), or train/ and test/ class folders."""
+    """CUB-200-2011: 200 birds with the authors' split (5,994 and 5,794 images), or train/ and test/ class folders.
+
+    Raises:
+        DualLoRAError: nothing there and nothing to be downloaded, or lists that do not fit each other or the images.
+    """
     place = located(CUB, root, download)
     if not (place / "images.txt").is_file():
         return read_folder(place)
@@ -139,6 +143,9 @@ def read_tiny_imagenet(root: str | Path | None = None, download: bool = True) ->
     """Tiny-ImageNet: 200 classes of 64 px; val/ is the test set, as everywhere (test/ has no labels).
 
     An array file tiny-imagenet.npz (as `read_npz` takes it) in the folder, or beside it, serves as well.
+
+    Raises:
+        DualLoRAError: nothing there and nothing to be downloaded, or annotations that do not fit the classes.
     """
     base = data_root(root)
     if find(TINY_IMAGENET, base) is None and (base / "tiny-imagenet.npz").is_file():

@@ -50,6 +50,9 @@ def read_domainnet(root: str | Path | None = None, download: bool = True) -> dic
 
     The lists lie beside the folders of the domains or in one folder of their own; the domains are those that have
     lists. Of some classes a domain has no images.
+
+    Raises:
+        DualLoRAError: nothing there and nothing to be downloaded, or lists that contradict each other or the images.
     """
     place = located(DOMAINNET, root, download)
     lists = sorted(place.glob("*_train.txt")) or sorted(place.glob("*/*_train.txt"))
@@ -89,6 +92,9 @@ def read_core50(root: str | Path | None = None, download: bool = True) -> dict[s
     """CORe50: 50 objects in 11 sessions; sessions s3, s7 and s10 test, the others are one domain each.
 
     All domains hold the same test set.
+
+    Raises:
+        DualLoRAError: nothing there and nothing to be downloaded, or sessions are missing.
     """
     place = located(CORE50, root, download)
     sessions = _numbered(place, "s")

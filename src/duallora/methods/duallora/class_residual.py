@@ -123,6 +123,9 @@ class ClassResiduals(nn.Module):
 
         Args:
             final: (b, D) features of the pass, f the first d.
+
+        Raises:
+            RuntimeError: no pass was listened to.
         """
         delta, p, self._delta, self._coordinates, self.listening = self._delta, self._coordinates, None, None, False
         if p is not None and self._finished:

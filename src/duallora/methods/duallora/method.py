@@ -223,7 +223,11 @@ class DualLoRA(ReadingMethod):
         return Encoding(features, torch.stack(kept).mean(0), logits)
 
     def decode(self, encoding: Encoding, readout: str | None = None) -> Output:
-        """Scores by one of the read-outs; see `DualLoRAConfig.readout`."""
+        """Scores by one of the read-outs; see `DualLoRAConfig.readout`.
+
+        Raises:
+            RuntimeError: the encoding was made for other read-outs.
+        """
         chosen, cfg = readout or self.readout, self.config
         if chosen in WITHOUT_HEADS:
             return self.read.output(encoding, chosen)

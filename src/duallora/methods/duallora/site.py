@@ -195,7 +195,11 @@ class DualLinear(nn.Module):
         self.moment, self.moment_xbar = SecondMoment(self.base.in_features), SecondMoment(self.base.in_features)
 
     def extension(self, task: int) -> Extension:
-        """What the collected statistics would add to the bases; collecting goes on."""
+        """What the collected statistics would add to the bases; collecting goes on.
+
+        Raises:
+            RuntimeError: nothing was collected.
+        """
         if self.moment is None:
             raise RuntimeError("no statistics were collected: call collect() and run the task's images first")
         return extend_basis(self.moment.value(), self.bases.Phi.cpu(), self.config.energy_at(task), self.config.reserve)
