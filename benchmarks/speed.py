@@ -78,7 +78,7 @@ def learned(tasks: int, device: torch.device, name: str = "bundled") -> Method:
         labels = torch.arange(32, device=device) % 2 + 2 * t
         method.begin_task(TaskInfo(t, (2 * t, 2 * t + 1), 32), [(images, labels)])
         for stage in range(method.stages):
-            method.begin_stage(stage)
+            method.begin_stage(stage, [(images, labels)])
             for parameter in method.trainable():
                 torch.nn.init.normal_(parameter, std=0.02)
         method.end_task([(images, labels)])

@@ -41,9 +41,11 @@ def learn(
     batches = [(images[i : i + 5], labels[i : i + 5]) for i in range(0, len(images), 5)]
     method.begin_task(infos(index, classes, len(images), members), batches)
     method.batch = batches[0]
-    for stage in range(method.stages):
-        method.begin_stage(stage)
+    stage = 0
+    while stage < method.stages:
+        method.begin_stage(stage, batches)
         training(method)
+        stage += 1
     method.end_task(batches)
 
 

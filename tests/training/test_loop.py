@@ -72,7 +72,7 @@ def test_each_stage_trains_for_all_epochs_and_a_parameter_counts_once(
     steps: list[int] = []
     stage = -1
 
-    def begin(self: object, now: int) -> None:
+    def begin(self: object, now: int, batches: object) -> None:
         nonlocal stage
         stage = now
 

@@ -179,8 +179,11 @@ class Method(nn.Module, ABC):
         """How many times the loop trains on the task, each time for all epochs with an optimiser of its own."""
         return 1
 
-    def begin_stage(self, stage: int) -> None:
-        """Called before each stage, 0 to `stages` - 1; what is `trainable` may change."""
+    def begin_stage(self, stage: int, batches: Batches) -> None:
+        """Called before each stage, 0 to `stages` - 1; what is `trainable` may change, and so may `stages`.
+
+        Iterating `batches` costs one pass over the task's images.
+        """
 
     def after_step(self) -> None:
         """Called after every update of the parameters (proximal steps, projections)."""

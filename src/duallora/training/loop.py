@@ -112,8 +112,9 @@ def learn_task(
         method.begin_task(task, OnDevice(still, session))
         timing.seconds["begin"] = clock.lap()
         trained: set[nn.Parameter] = set()
-        for stage in range(method.stages):
-            method.begin_stage(stage)
+        stage = -1
+        while (stage := stage + 1) < method.stages:  # a stage may show that another is not needed
+            method.begin_stage(stage, OnDevice(still, session))
             parameters = method.trainable()
             trained.update(parameters)
             if not parameters or not settings.epochs:

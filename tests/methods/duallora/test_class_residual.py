@@ -170,6 +170,7 @@ def test_logits_are_of_each_tasks_own_feature(backbone: Backbone) -> None:
 def test_residuals_train_at_their_own_rate(backbone: Backbone) -> None:
     method = DualLoRA(backbone, DualLoRAConfig(class_rate=5.0))
     method.begin_task(infos(0, (0, 1), 4), [(images(4), torch.tensor([0, 1, 0, 1]))])
+    method.begin_stage(0, [])
     rates = {g.rate: sum(p.numel() for p in g.parameters) for g in method.groups()}
     d = backbone.dim
     assert rates[1.0] == 2 * d + 2  # the network's own head
@@ -202,6 +203,7 @@ def test_the_loss_of_its_head_is_smoothed(backbone: Backbone) -> None:
     x, y = images(4), torch.tensor([0, 1, 0, 1])
     method = DualLoRA(backbone, DualLoRAConfig(orthogonal=False, class_smoothing=0.2))
     method.begin_task(infos(0, (0, 1), 4), [(x, y)])
+    method.begin_stage(0, [])
     assert method.residuals is not None
     with torch.no_grad():
         loss = method.loss(x, y)

@@ -17,7 +17,7 @@ from tests_support import learn, take_a_step
 
 def made(backbone: Backbone, **options: object) -> DualLoRA:
     torch.manual_seed(0)
-    return DualLoRA(backbone, DualLoRAConfig(**({"first_rate": 3.0} | options)))
+    return DualLoRA(backbone, DualLoRAConfig(**({"first_rate": 3.0, "first_share": 0.5} | options)))
 
 
 def images(n: int, seed: int = 0) -> Tensor:

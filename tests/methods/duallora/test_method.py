@@ -239,7 +239,7 @@ def test_first_task_may_be_bolder(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize(("first", "expected"), [(None, [0.1, 0.1]), (2.0, [2.0, 0.1])])
 def test_first_task_may_train_faster(backbone: Backbone, first: float | None, expected: list[float]) -> None:
-    method = DualLoRA(backbone, DualLoRAConfig(rank=2, first_rate=first))
+    method = DualLoRA(backbone, DualLoRAConfig(rank=2, first_rate=first, first_share=0.5))
     rates: list[float] = []
 
     def training(m: DualLoRA) -> None:
@@ -266,6 +266,7 @@ def test_the_head_of_a_first_session_starts_at_random(backbone: Backbone) -> Non
         for t in range(2):
             batches = [(x, torch.arange(8) % 2 + 2 * t)]
             method.begin_task(TaskInfo(t, (2 * t, 2 * t + 1), 8), batches)
+            method.begin_stage(0, batches)
             ahead.append(method.looks_ahead)
             note(method)
             method.end_task(batches)
@@ -275,6 +276,7 @@ def test_the_head_of_a_first_session_starts_at_random(backbone: Backbone) -> Non
     assert bold < 1 < min(later, gentle)
     alone = DualLoRA(backbone, DualLoRAConfig(orthogonal=False))
     alone.begin_task(TaskInfo(0, (0, 1), 8), [(x, torch.arange(8) % 2)])
+    alone.begin_stage(0, [])
     assert alone.looks_ahead  # without the orthogonal adapter the network stays as it came
 
 
@@ -283,6 +285,7 @@ def test_a_class_whose_images_are_all_missing_does_not_spoil_the_others(backbone
     x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     batches = [(x, torch.zeros(8, dtype=torch.int64))]
     method.begin_task(TaskInfo(0, (0, 1), 8), batches)
+    method.begin_stage(0, batches)
     assert torch.isfinite(method.loss(*batches[0]))
     method.end_task(batches)
     for readout in method.readouts:

@@ -52,12 +52,13 @@ class DualLoRAConfig(MethodConfig):
     first_placement: Placement = Field(
         ("query", "key", "value"), min_length=1, description="maps that the first session adapts"
     )
-    first_share: float = Field(
-        0.5,
+    first_share: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="how far the network goes from where it was to where the first session has taken it: half way is "
-        "better for classes to come than all of it (weights averaged as by Wortsman et al. 2022)",
+        description="how far the network goes from where it was to where the first session has taken it (weights "
+        "averaged as by Wortsman et al. 2022); null: as far as serves classes best that are left out of it in a "
+        "rehearsal, which may be not at all; not at all, too, where the first task has fewer than four classes",
     )
     residual: Literal["class", "maps", "both", "none"] = Field(
         "class",

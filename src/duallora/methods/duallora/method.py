@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ from duallora.methods.duallora.carry import Carry
 from duallora.methods.duallora.class_residual import ClassResiduals
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.memory import calibrate, confidence, task_posterior
+from duallora.methods.duallora.orthogonal import OrthogonalAdapter
+from duallora.methods.duallora.rehearsal import FEWEST, SHARES, Rehearsal
 from duallora.methods.duallora.site import DualLinear, Reading
 from duallora.methods.reading import ReadingMethod
 from duallora.methods.readout import Sample
@@ -76,7 +78,10 @@ class DualLoRA(ReadingMethod):
         if config.residual_class:
             self.residuals = ClassResiduals(backbone, config.class_rank, config.class_blocks_of(backbone.depth))
         self.carry: Carry | None = None
+        self.rehearsal: Rehearsal | None = None
         self._task, self._learning = -1, False
+        self._plan: list[Literal["rehearsal", "session", "heads"]] = []  # stages of the task
+        self._share = config.first_share or 0.0
 
     def _sites(self) -> list[DualLinear]:
         return cast(list[DualLinear], list(self.sites))
@@ -121,22 +126,50 @@ class DualLoRA(ReadingMethod):
         for site, extension in zip(self._sites(), own, strict=True):
             site.stop()
             site.begin(task.index, len(task.classes), extension)
-        if self.residuals and not self._first_session:
-            self.residuals.begin(len(task.classes))
+        self._plan = ["session", "heads"] if self._first_session else ["heads"]
+        if self._first_session and self.config.first_share is None:
+            if len(task.classes) < FEWEST:
+                self._plan = ["heads"]
+                return
+            adapters = [adapter for site in self._sites() for adapter in site.orthogonal.values()]
+            self.rehearsal = Rehearsal(cast(list[OrthogonalAdapter], adapters), len(task.classes), self.backbone.dim)
+            self._plan = ["rehearsal", "rehearsal", *self._plan]
 
     @property
     def stages(self) -> int:
-        """Two in a first session: what the network learns must stand still before heads are learned on it."""
-        return 2 if self._first_session else 1
+        """Two in a first session: what the network learns must stand still before heads are learned on it.
 
-    def begin_stage(self, stage: int) -> None:
-        """After the first session's own stage: the network stays where it is from here on."""
-        if not stage:
+        A rehearsal comes before in two more, and may show that the session itself is better left out.
+        """
+        return len(self._plan)
+
+    def begin_stage(self, stage: int, batches: Batches) -> None:
+        """Rehearse; then the first session; then the network stays where it is, and the residual begins."""
+        if self.rehearsal:
+            self._rehearse(self.rehearsal, stage, batches)
+        if self._plan[stage] != "heads":
             return
-        for site in self._sites():
-            site.settle(self.config.first_share)
+        if self._first_session:
+            for site in self._sites():
+                site.settle(self._share)
         if self.residuals:
             self.residuals.begin(len(self.rows.members[-1]))
+
+    def _rehearse(self, rehearsal: Rehearsal, stage: int, batches: Batches) -> None:
+        """Measure the turn that has ended, and begin the next one or know the share."""
+        if stage:
+            rehearsal.measure(lambda images: self._pass(images, evidence=False)[0], self.read.local, batches)
+        if self._plan[stage] == "rehearsal":
+            rehearsal.start(turn=stage)
+            return
+        self._share, self.rehearsal = rehearsal.finish(), None
+        if not self._share:
+            self._plan.remove("session")
+        self.log.notes.append(
+            f"first session: {self._share:.0%} of the way, by classes left out in rehearsal, of whose "
+            f"{rehearsal.seen} images it got right "
+            + ", ".join(f"{n / rehearsal.seen:.1%} at {s:.0%}" for s, n in zip(SHARES, rehearsal.right, strict=True))
+        )
 
     def groups(self) -> list[Group]:
         """What changes the network for every task, gently; the network's head; the residuals of the class token.
@@ -145,7 +178,12 @@ class DualLoRA(ReadingMethod):
         """
         cfg = self.config
         shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate
-        parts = (self.sites, shared), (self.read, 1.0), (self.residuals, cfg.class_rate)
+        parts = (
+            (self.sites, shared),
+            (self.read, 1.0),
+            (self.residuals, cfg.class_rate),
+            (self.rehearsal, 1.0),
+        )
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
     def _pass(
@@ -165,6 +203,11 @@ class DualLoRA(ReadingMethod):
         To it comes that of the newest residual's head. Both share the pass and the norm that gradients are clipped to,
         but no parameter.
         """
+        if self.rehearsal:
+            local = self.read.local(labels)
+            inside = self.rehearsal.inside(local)
+            features = self._pass(images[inside], evidence=False, levels=False)[0] if inside.any() else images[inside]
+            return self.rehearsal.loss(features, local[inside])
         seen = self.config.loss == "seen"  # the Gaussians that it asks read all D features
         own = self.residuals is not None and self.residuals.learning
         features, _ = self._pass(images, evidence=False, residuals=own, levels=seen)

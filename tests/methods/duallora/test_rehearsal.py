@@ -1,0 +1,201 @@
+"""The rehearsal of a first session: half of the classes train, the other half says how far to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from duallora.backbone import Backbone
+from duallora.methods.duallora import rehearsal
+from duallora.methods.duallora.config import DualLoRAConfig
+from duallora.methods.duallora.method import DualLoRA
+from duallora.methods.duallora.rehearsal import FOLDS, MOST, SHARES, Rehearsal, told
+from tests_support import features_of_classes, learn, take_a_step
+
+FIVE = (0, 1, 2, 3, 4)
+
+
+def made(backbone: Backbone, **options: object) -> DualLoRA:
+    torch.manual_seed(0)
+    return DualLoRA(backbone, DualLoRAConfig(first_rate=3.0, **options))  # type: ignore[arg-type]
+
+
+def images(n: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(method: DualLoRA) -> list[Tensor]:
+    return [site.base.weight.detach().clone() for site in method.sites]
+
+
+def trained(method: DualLoRA) -> list[Tensor]:
+    return [p.detach().clone() for site in method.sites for p in site.orthogonal.parameters()]
+
+
+def results(monkeypatch: pytest.MonkeyPatch, *right: int) -> None:
+    """What `told` is to answer, share by share, in each of the two turns."""
+    answers = iter(right * 2)
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: next(answers))
+
+
+def test_told_rightly_as_worked_out_in_numpy() -> None:
+    x, y = features_of_classes((7, 8, 9, 6), d=4)
+    x = x + 3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))  # so that some are wrong
+    out = y % 2 == 1
+    right = 0
+    a, b = x.double().numpy(), y.numpy()
+    fold = np.array([(b[:i] == b[i]).sum() % FOLDS if out[i] else -1 for i in range(len(b))])
+    for f in range(FOLDS):
+        rest = fold != f
+        mu = np.stack([a[rest & (b == c)].mean(0) for c in range(4)])
+        within = a[rest] - mu[b[rest]]
+        sigma = within.T @ within / (rest.sum() - 4)
+        n, d = rest.sum() - 4, 4
+        square, trace = (sigma**2).sum(), np.trace(sigma)
+        alpha = min(1, ((1 - 2 / d) * square + trace**2) / ((n + 1 - 2 / d) * (square - trace**2 / d)))
+        sigma = (1 - alpha) * sigma + alpha * trace / d * np.eye(d)
+        scores = a @ np.linalg.solve(sigma, mu.T) - 0.5 * (mu.T * np.linalg.solve(sigma, mu.T)).sum(0)
+        right += int((scores.argmax(1) == b)[fold == f].sum())
+    assert 0 < right < int(out.sum())
+    assert told(x, y, out, 4) == right
+
+
+def test_classes_left_out_do_not_train(backbone: Backbone) -> None:
+    method = made(backbone)
+    x, y = images(10), torch.arange(10) % 5
+    grads = []
+
+    def training(m: DualLoRA) -> None:
+        if m.rehearsal:
+            for changed in (x, torch.where((y % 2 != m.rehearsal.turn)[:, None, None, None], images(10, 7), x)):
+                m.zero_grad()
+                m.loss(changed, y).backward()
+                grads.append([p.grad.clone() for p in m.parameters() if p.grad is not None])
+
+    learn(method, 0, x, FIVE, training)
+    assert len(grads) == 4
+    for same, other in (grads[:2], grads[2:]):
+        assert any(g.abs().max() > 0 for g in same)
+        for a, b in zip(same, other, strict=True):
+            torch.testing.assert_close(a, b)
+    assert grads[0][-1].shape != grads[2][-1].shape or not torch.equal(grads[0][-1], grads[2][-1])
+
+
+def test_both_turns_and_the_session_start_alike_and_the_network_has_not_moved(backbone: Backbone) -> None:
+    method = made(backbone)
+    before, starts, moved = weights(method), [], []
+
+    def training(m: DualLoRA) -> None:
+        starts.append(trained(m))
+        take_a_step(m)
+        moved.append(trained(m))
+        assert all(torch.equal(a, b) for a, b in zip(before, weights(m), strict=True)) or not m.rehearsal
+
+    learn(method, 0, images(20), FIVE, training)
+    for i in (0, 1):
+        assert any(not torch.equal(a, b) for a, b in zip(starts[i], moved[i], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(starts[0], starts[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("right", "share"), [((1, 2, 5, 4, 3), 0.5), ((1, 2, 3, 4, 5), 1.0), ((1, 5, 2, 5, 4), 0.25)], ids=str
+)
+def test_it_goes_as_far_as_was_best(
+    right: tuple[int, ...], share: float, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results(monkeypatch, *right)
+    method = made(backbone)
+    before, updates, counts = weights(method), [], []
+
+    def training(m: DualLoRA) -> None:
+        counts.append(m.stages)
+        take_a_step(m)
+        if len(counts) == 3:
+            for site in m.sites:
+                parts = [site.orthogonal[name].factors() for name in ("query", "key", "value")]
+                updates.append(torch.cat([B @ A for A, B in parts]))
+
+    learn(method, 0, images(20), FIVE, training)
+    assert counts == [4, 4, 4, 4]
+    for old, update, new in zip(before, updates, weights(method), strict=True):
+        assert update.abs().max() > 0
+        torch.testing.assert_close(new, old + share * update)
+    assert f"first session: {share:.0%} of the way" in method.log.notes[0]
+
+
+def test_where_it_does_not_help_there_is_none(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    results(monkeypatch, 3, 3, 2, 1, 0)
+    method = made(backbone)
+    before, counts = weights(method), []
+    learn(method, 0, images(20), FIVE, lambda m: counts.append(m.stages) or take_a_step(m))
+    assert counts == [4, 4, 3]  # the session itself is left out
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(method), strict=True))
+    assert torch.isfinite(method(images(3)).rows).all()
+
+
+def test_too_few_classes_to_rehearse_with(backbone: Backbone) -> None:
+    method = made(backbone)
+    before, counts = weights(method), []
+    learn(method, 0, images(9), (0, 1, 2), lambda m: counts.append(m.stages) or take_a_step(m))
+    assert counts == [1]
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(method), strict=True))
+    learn(method, 1, images(9), (3, 4, 5, 6), take_a_step)
+    assert torch.isfinite(method(images(3)).rows).all()
+
+
+def test_a_saved_state_learns_on_the_same(backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    results(monkeypatch, 1, 2, 5, 4, 3)
+    method, other = made(backbones()), made(backbones())
+    learn(method, 0, images(20), FIVE, take_a_step)
+    other.load_state({k: v.clone() for k, v in method.state().items()})
+    for m in (method, other):
+        torch.manual_seed(5)
+        learn(m, 1, images(8, 2), (5, 6), take_a_step)
+    assert torch.equal(method(images(3)).rows, other(images(3)).rows)
+
+
+def a_turn(backbone: Backbone, turn: int = 0) -> Rehearsal:
+    method = made(backbone)
+    found: list[Rehearsal] = []
+    learn(method, 0, images(20), FIVE, lambda m: found.append(m.rehearsal) if m.rehearsal else None)
+    found[0].start(turn)
+    return found[0]
+
+
+def test_a_batch_of_classes_left_out_alone_costs_nothing(backbone: Backbone) -> None:
+    loss = a_turn(backbone).loss(torch.zeros(0, backbone.dim), torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0
+
+
+def test_blended_images_count_where_all_of_them_is_in_training(backbone: Backbone) -> None:
+    one = a_turn(backbone, turn=1)
+    shares = torch.tensor([[0, 0.5, 0, 0.5, 0], [0.1, 0.9, 0, 0, 0], [0, 1, 0, 0, 0]])
+    assert one.inside(shares).tolist() == [True, False, True]
+    features = torch.randn(2, backbone.dim, generator=torch.Generator().manual_seed(0))
+    assert one.head is not None
+    log_p = torch.log_softmax(one.head(features), 1)
+    expected = -(0.5 * log_p[0, 0] + 0.5 * log_p[0, 1] + log_p[1, 0]) / 2
+    torch.testing.assert_close(one.loss(features, shares[one.inside(shares)]), expected)
+
+
+def test_only_so_many_images_of_a_class_are_looked_at(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "MOST", 3)
+    one, looked = a_turn(backbone), []
+
+    def features(x: Tensor) -> Tensor:
+        looked.append(len(x))
+        return x.flatten(1)[:, : backbone.dim]
+
+    y = torch.arange(40) % 5
+    one.seen = 0
+    one.measure(features, lambda labels: labels, [(images(40)[i : i + 8], y[i : i + 8]) for i in range(0, 40, 8)])
+    assert sum(looked) == len(SHARES) * 5 * 3
+    assert one.seen == 2 * 3  # two classes are left out of turn 0
+    assert MOST == 100
+    with pytest.raises(RuntimeError, match="no turn has started"):
+        one.loss(torch.zeros(1, backbone.dim), torch.zeros(1, dtype=torch.int64))
