@@ -110,6 +110,7 @@ def test_what_cannot_be_used_is_listed_never_silently_dropped(
     (zoo / "cat" / "cut.jpg").write_bytes((zoo / "cat" / "cut.jpg").read_bytes()[:-300])
     (zoo / "dog" / "notes.txt").write_text("good dogs")
     (zoo / "dog" / "Thumbs.db").write_bytes(b"x")
+    (zoo / "dog" / "IMG_1.heic").write_bytes(b"x")
     (zoo / "dog" / ".DS_Store").write_bytes(b"x")
     (zoo / "dog" / "._1.png").write_bytes(b"x")
     (zoo / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -124,7 +125,7 @@ def test_what_cannot_be_used_is_listed_never_silently_dropped(
     reasons = {str(Path(entry.path).relative_to(zoo)): entry.reason for entry in images.skipped}
     assert set(reasons) == {
         *(f"cat/{name}" for name in ("empty.jpg", "list.jpg", "cut.jpg")),
-        *(f"dog/{name}" for name in ("notes.txt", "Thumbs.db", "gone.png")),
+        *(f"dog/{name}" for name in ("notes.txt", "Thumbs.db", "gone.png", "IMG_1.heic")),
         "wolf",
         "loose.png",
     }
@@ -132,11 +133,12 @@ def test_what_cannot_be_used_is_listed_never_silently_dropped(
     assert "no image of a known format" in reasons["cat/list.jpg"]
     assert "truncated" in reasons["cat/cut.jpg"]
     assert "ending" in reasons["dog/notes.txt"]
+    assert "HEIC" in reasons["dog/IMG_1.heic"]
     assert "does not exist" in reasons["dog/gone.png"]
     assert "without a usable image" in reasons["wolf"]
     assert "beside" in reasons["loose.png"]
     split = read_folder(zoo)
-    assert len(split.train.skipped) == 8 and split.test.skipped == ()
+    assert len(split.train.skipped) == 9 and split.test.skipped == ()
 
 
 def test_converted_kinds_are_used(tmp_path: Path, write: Writer) -> None:

@@ -252,3 +252,11 @@ def test_no_file_is_given_to_ghostscript(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "photo.png").write_bytes((tmp_path / "drawing.eps").read_bytes())
     with pytest.raises(UnreadableImage, match="is no image of a known format, whatever its name says"):
         decode(tmp_path / "photo.png")
+
+
+def test_what_phones_save_is_told_from_what_is_no_image(tmp_path: Path) -> None:
+    photo = tmp_path / "IMG_0001.HEIC"
+    photo.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    for read in (decode, check):
+        with pytest.raises(UnreadableImage, match="is HEIC, which is not read; save it as JPEG or PNG"):
+            read(photo)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from duallora.data.images import EXTENSIONS, UnreadableImage, check
+from duallora.data.images import EXTENSIONS, HEIC, UnreadableImage, check, unknown_format
 from duallora.data.imageset import ImageSet, Skipped, Split, composed
 from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError, unknown
@@ -212,7 +212,9 @@ def _below(folder: Path, seen: set[str]) -> Iterator[tuple[Path, str]]:
         yield folder, str(error)
         return
     for file in files:
-        if file.suffix.lower() not in EXTENSIONS:
+        if file.suffix.lower() in HEIC:
+            yield file, unknown_format(file.name)
+        elif file.suffix.lower() not in EXTENSIONS:
             yield file, "is no image by the ending of its name"
         elif not file.exists():
             yield file, "is a link to a file that does not exist"

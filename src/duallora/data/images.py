@@ -27,6 +27,9 @@ EXTENSIONS = frozenset(
 )
 """File name endings (lower case) that folders of images are searched for."""
 
+HEIC = frozenset({".heic", ".heif"})
+"""Endings of what phones save by default, for which Pillow has no reader."""
+
 Source = str | Path | bytes | Image.Image | np.ndarray | Tensor
 """What `decode` takes."""
 
@@ -218,6 +221,17 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
 
 
+def unknown_format(name: str) -> str:
+    """The reason for leaving out a file that no reader takes.
+
+    >>> unknown_format("IMG_0001.HEIC")
+    'is HEIC, which is not read; save it as JPEG or PNG'
+    """
+    if Path(name).suffix.lower() in HEIC:
+        return "is HEIC, which is not read; save it as JPEG or PNG"
+    return "is no image of a known format, whatever its name says"
+
+
 def _explained(error: Exception, name: str) -> UnreadableImage:
     if isinstance(error, UnreadableImage):
         return error
@@ -226,7 +240,7 @@ def _explained(error: Exception, name: str) -> UnreadableImage:
     if isinstance(error, FileNotFoundError):
         return UnreadableImage(name, "does not exist; check the spelling of the path")
     if isinstance(error, UnidentifiedImageError):
-        return UnreadableImage(name, "is no image of a known format, whatever its name says")
+        return UnreadableImage(name, unknown_format(name))
     if isinstance(error, OSError) and error.strerror:
         return UnreadableImage(name, f"cannot be opened ({error.strerror})")
     return UnreadableImage(name, f"is damaged or truncated ({error or type(error).__name__})")

@@ -43,8 +43,10 @@ class Slot:
         setattr(self.owner, self.attribute, wrapper)
 
 
-def block_indices(depth: int, blocks: Sequence[int] | None = None) -> list[int]:
+def block_indices(depth: int, blocks: Sequence[int] | None = None, option: str = "blocks") -> list[int]:
     """The chosen ones of `depth` blocks, from the first to the last; negative indices count from the end, None is all.
+
+    `option` is what errors call them.
 
     >>> block_indices(6, (-1, 0))
     [0, 5]
@@ -53,11 +55,11 @@ def block_indices(depth: int, blocks: Sequence[int] | None = None) -> list[int]:
         DualLoRAError: a block that does not exist, or none at all.
     """
     if blocks is not None and not blocks:
-        raise DualLoRAError(f"blocks: none is named; give some of 0 to {depth - 1}, or leave the option out")
+        raise DualLoRAError(f"{option}: none is named; give some of 0 to {depth - 1}, or leave the option out")
     chosen = range(depth) if blocks is None else blocks
     for b in chosen:
         if not -depth <= b < depth:
-            raise DualLoRAError(f"blocks: {b} does not exist; this backbone has blocks 0 to {depth - 1}")
+            raise DualLoRAError(f"{option}: {b} does not exist; this backbone has blocks 0 to {depth - 1}")
     return sorted({b % depth for b in chosen})
 
 

@@ -193,9 +193,9 @@ def test_a_block_that_does_not_exist_is_named(backbones: Callable[..., Backbone]
     with pytest.raises(DualLoRAError, match=r"evidence_blocks \[0\] are none of the adapted blocks \(1,\)"):
         DualLoRA(load(), DualLoRAConfig(evidence_blocks=(0,), blocks=(1,)))
     for option in ("class_blocks", "evidence_blocks"):
-        with pytest.raises(DualLoRAError, match=r"blocks: 9 does not exist; this backbone has blocks 0 to"):
+        with pytest.raises(DualLoRAError, match=rf"^{option}: 9 does not exist; this backbone has blocks 0 to"):
             DualLoRA(load(), DualLoRAConfig(**{option: (9,)}))
-        with pytest.raises(DualLoRAError, match="none is named"):
+        with pytest.raises(DualLoRAError, match=f"^{option}: none is named"):
             DualLoRA(load(), DualLoRAConfig(**{option: ()}))
 
 

@@ -39,7 +39,7 @@ class ClassResiduals(nn.Module):
         """Listen to the attention of some blocks, by default all; what wraps their maps must be in place already."""
         super().__init__()
         self.rank, self.class_token = rank, backbone.has_class_token
-        asked = block_indices(backbone.depth, blocks)
+        asked = block_indices(backbone.depth, blocks, "class_blocks")
         maps, d = 2 * len(asked), backbone.dim
         self.register_buffer("A", torch.zeros(0, maps, rank, d), persistent=False)  # finished tasks, two maps a block
         self.register_buffer("B", torch.zeros(0, maps, d, rank), persistent=False)

@@ -69,7 +69,7 @@ class DualLoRA(ReadingMethod):
             slot.attach(site)
             self.sites.append(site)
         self.residuals: ClassResiduals | None = None
-        self.evidence = frozenset(block_indices(backbone.depth, config.evidence_blocks))
+        self.evidence = frozenset(block_indices(backbone.depth, config.evidence_blocks, "evidence_blocks"))
         if not self.evidence & {site.block for site in self._sites()}:
             raise DualLoRAError(
                 f"evidence_blocks {list(config.evidence_blocks or ())} are none of the adapted blocks {config.blocks}; "
