@@ -50,6 +50,18 @@ def test_a_run_leaves_its_files(method: str, tmp_path: Path) -> None:
     assert RunConfig.model_validate(held) == config(method)
 
 
+def test_what_a_method_says_of_a_task_is_kept_and_outlives_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config("duallora", first_rate=3.0)
+    half_a_run(tmp_path / "run", monkeypatch, chosen)
+    results = runner.run(chosen, tmp_path / "run", progress=False)
+    first, *later = results.tasks
+    assert "of the way, by classes left out in rehearsal" in first.notes[0]
+    assert not any("rehearsal" in note for task in later for note in task.notes)
+    assert RunResults.load(tmp_path / "run" / "readouts" / "quadratic").tasks == results.tasks
+
+
 def test_other_readouts_of_the_same_training_are_written_beside(tmp_path: Path) -> None:
     runner.run(config("lora"), tmp_path / "run", progress=False)
     other = RunResults.load(tmp_path / "run" / "readouts" / "gaussian")

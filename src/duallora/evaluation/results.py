@@ -42,6 +42,7 @@ class TaskRecord(Record):
     classes: list[str] = Field(description="names of its classes, in the order of its labels", min_length=1)
     train_images: Count = Field(description="images that it was trained on")
     test_images: Count = Field(description="images that it is tested on; its weight in `a_last`")
+    notes: list[str] = Field([], description="what the method had to say of learning it")
 
 
 class BackboneRecord(Record):

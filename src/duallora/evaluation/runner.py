@@ -209,6 +209,7 @@ def _step(
         bytes_kept=cost.bytes_kept,
         passes_per_image=cost.passes_per_image,
         images_kept=cost.images_kept,
+        notes=learner.method.log.notes,
         began=began,
         ended=datetime.now(UTC),
     )
@@ -251,8 +252,10 @@ def _results(
         method=learner.method.displayed(readout),
         scenario=stream.scenario,
         tasks=[
-            TaskRecord(name=t.name, classes=list(t.classes), train_images=len(t.train), test_images=len(test))
-            for t, test in zip(stream, tests, strict=True)
+            TaskRecord(
+                name=t.name, classes=list(t.classes), train_images=len(t.train), test_images=len(test), notes=step.notes
+            )
+            for t, test, step in zip(stream, tests, steps, strict=True)
         ],
         accuracy_matrix=[pad(s.accuracy if s else []) for s in scores],
         task_il_matrix=[pad(s.task_il if s else []) for s in scores],
