@@ -69,6 +69,20 @@ def test_it_goes_so_much_of_the_way(share: float, backbones: Callable[..., Backb
         torch.testing.assert_close(after, before + share * update)
 
 
+def test_the_head_keeps_pace_with_the_network_that_learns(backbone: Backbone) -> None:
+    method = made(backbone)
+    seen: list[list[float]] = []
+    for t in range(2):
+        learn(
+            method,
+            t,
+            images(8, t),
+            (2 * t, 2 * t + 1),
+            lambda m: seen.append([group.rate for group in m.groups() if group.parameters]),
+        )
+    assert seen == [[3.0, 3.0], [1.0, 3.0], [0.1, 1.0, 3.0]]  # network, head, residual
+
+
 def test_later_tasks_have_one_stage_and_the_usual_maps(backbone: Backbone) -> None:
     method = made(backbone)
     stages = []

@@ -81,6 +81,7 @@ class DualLoRA(ReadingMethod):
         self.rehearsal: Rehearsal | None = None
         self._task, self._learning = -1, False
         self._plan: list[Literal["rehearsal", "session", "heads"]] = []  # stages of the task
+        self._session = False  # whether the network itself is learning, as far as it can
         self._share = config.first_share or 0.0
 
     def _sites(self) -> list[DualLinear]:
@@ -147,7 +148,8 @@ class DualLoRA(ReadingMethod):
         """Rehearse; then the first session; then the network stays where it is, and the residual begins."""
         if self.rehearsal:
             self._rehearse(self.rehearsal, stage, batches)
-        if self._plan[stage] != "heads":
+        self._session = self._plan[stage] != "heads"
+        if self._session:
             return
         if self._first_session:
             for site in self._sites():
@@ -174,15 +176,16 @@ class DualLoRA(ReadingMethod):
     def groups(self) -> list[Group]:
         """What changes the network for every task, gently; the network's head; the residuals of the class token.
 
-        The last are small, and what they do reaches no other task: they bear more.
+        The last are small, and what they do reaches no other task: they bear more. In a first session the head keeps
+        pace with the network, which would otherwise learn what the head should.
         """
         cfg = self.config
-        shared = cfg.first_rate if self._first_session and cfg.first_rate else cfg.orthogonal_rate
+        first = cfg.first_rate if self._session else None
         parts = (
-            (self.sites, shared),
-            (self.read, 1.0),
+            (self.sites, first or cfg.orthogonal_rate),
+            (self.read, first or 1.0),
             (self.residuals, cfg.class_rate),
-            (self.rehearsal, 1.0),
+            (self.rehearsal, first or 1.0),
         )
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
