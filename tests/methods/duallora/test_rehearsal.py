@@ -13,7 +13,7 @@ from duallora.backbone import Backbone
 from duallora.methods.duallora import rehearsal
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
-from duallora.methods.duallora.rehearsal import FOLDS, MOST, SHARES, Rehearsal, told
+from duallora.methods.duallora.rehearsal import FOLDS, SHARES, Rehearsal, told
 from tests_support import features_of_classes, learn, take_a_step
 
 FIVE = (0, 1, 2, 3, 4)
@@ -183,8 +183,11 @@ def test_blended_images_count_where_all_of_them_is_in_training(backbone: Backbon
     torch.testing.assert_close(one.loss(features, shares[one.inside(shares)]), expected)
 
 
-def test_only_so_many_images_of_a_class_are_looked_at(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "MOST", 3)
+@pytest.mark.parametrize(("name", "most", "looked_at"), [("MOST", 7, 7), ("IN_ALL", 35, 7), ("IN_ALL", 5, 2 * FOLDS)])
+def test_only_so_many_images_of_a_class_are_looked_at(
+    name: str, most: int, looked_at: int, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, name, most)
     one, looked = a_turn(backbone), []
 
     def features(x: Tensor) -> Tensor:
@@ -194,8 +197,7 @@ def test_only_so_many_images_of_a_class_are_looked_at(backbone: Backbone, monkey
     y = torch.arange(40) % 5
     one.seen = 0
     one.measure(features, lambda labels: labels, [(images(40)[i : i + 8], y[i : i + 8]) for i in range(0, 40, 8)])
-    assert sum(looked) == len(SHARES) * 5 * 3
-    assert one.seen == 2 * 3  # two classes are left out of turn 0
-    assert MOST == 100
+    assert sum(looked) == len(SHARES) * 5 * looked_at
+    assert one.seen == 2 * looked_at  # two classes are left out of turn 0
     with pytest.raises(RuntimeError, match="no turn has started"):
         one.loss(torch.zeros(1, backbone.dim), torch.zeros(1, dtype=torch.int64))

@@ -14,7 +14,7 @@ from duallora.methods.gaussian import ClassGaussians
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from where the network was to where training has taken it
 FEWEST = 4  # classes: two to train on, two left out
-MOST = 100  # images per class that are looked at
+MOST, IN_ALL = 100, 10_000  # images that are looked at: of a class, and of all together where classes are many
 FOLDS = 3
 
 
@@ -110,7 +110,7 @@ class Rehearsal(nn.Module):
             rows.append(places[few])
             for share, kept in zip(SHARES, found, strict=True):
                 self._put(trained, share)
-                kept.append(features(images[few.to(images.device)]))
+                kept.append(features(images[few.to(images.device)]).cpu())
         y = torch.cat(rows)
         out = y % 2 != self.turn
         self.seen += int(out.sum())
@@ -120,7 +120,7 @@ class Rehearsal(nn.Module):
 
     def _take(self, taken: Tensor, row: int) -> bool:
         taken[row] += 1
-        return bool(taken[row] <= MOST)
+        return bool(taken[row] <= max(min(MOST, IN_ALL // self.classes), 2 * FOLDS))
 
     def _put(self, trained: Sequence[Tensor], share: float) -> None:
         with torch.no_grad():
@@ -152,5 +152,5 @@ def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
             gaussians = ClassGaussians(x.shape[1])
             gaussians.grow(classes)
             gaussians.update(x[~asked], y[~asked])
-            right += int((gaussians.scores(x[asked]).argmax(1).cpu() == y[asked]).sum())
+            right += int((gaussians.scores(x[asked]).argmax(1) == y[asked]).sum())
     return right
