@@ -4,9 +4,10 @@
     python benchmarks/docs.py
 
 A page says where a table goes by a line `<!-- table: NAME -->`, `<!-- table: NAME brief -->` for one with fewer lines
-and columns, or `<!-- table: NAME by read-out -->` for a line per training with a column per read-out. What stands
-between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a folder of runs, or of NAME.json,
-as drift.py and speed.py write it; NAME `suites` is the list of those that are shipped.
+and columns, `<!-- table: NAME by read-out -->` for a line per training with a column per read-out, or
+`<!-- table: NAME by variant -->` for rows called "method, variant". What
+stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a folder of runs, or of
+NAME.json, as drift.py and speed.py write it; NAME `suites` is the list of those that are shipped.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from duallora.bench.load import load_suite, shipped_suites
-from duallora.bench.table import folder_table, readouts_table
+from duallora.bench.table import folder_table, readouts_table, variants_table
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<how> brief| by read-out)? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- table: (?P<name>[\w-]+)(?P<how> brief| by read-out| by variant)? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def speed(figures: dict[str, Any]) -> str:
@@ -62,6 +66,14 @@ def drift(figures: dict[str, Any]) -> str:
 FILES: dict[str, Callable[[dict[str, Any]], str]] = {"speed": speed, "drift-digits": drift}
 
 
+TABLES: dict[str | None, Callable[[Path], str]] = {
+    None: folder_table,
+    " brief": partial(folder_table, brief=True),
+    " by read-out": readouts_table,
+    " by variant": variants_table,
+}
+
+
 def suites() -> str:
     """The suites that come with the package."""
     rows = ["| suite | what | rows x orders | protocols |", "|---|---|---|---|"]
@@ -83,9 +95,7 @@ def filled(text: str, results: Path) -> str:
             return f"{block[1]}\n{FILES[block['name']](json.loads(file.read_text()))}\n\n{block[4]}"
         if not held.is_dir():
             return block[0]
-        written = (
-            readouts_table(held) if block["how"] == " by read-out" else folder_table(held, brief=bool(block["how"]))
-        )
+        written = TABLES[block["how"]](held)
         return f"{block[1]}\n{written.strip()}\n\n{block[4]}"
 
     return BLOCK.sub(table, text)

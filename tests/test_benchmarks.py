@@ -58,6 +58,8 @@ def test_tables_in_pages_are_those_of_the_results(tmp_path: Path) -> None:
         assert text.startswith("a\n<!-- table: ")
         assert text.endswith("<!-- end -->\nz")
         assert "old" not in text
+    by_variant = docs.filled("<!-- table: search by variant -->\nold\n<!-- end -->", RESULTS)
+    assert "| row | a third | as recommended | three times |" in by_variant
     by_readout = docs.filled(f"<!-- table: {name} by read-out -->\nold\n<!-- end -->", RESULTS)
     assert "| row | runs | read-out | A last |" in by_readout
     assert "old" not in by_readout

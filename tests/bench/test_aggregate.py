@@ -17,7 +17,7 @@ from duallora.bench.cells import Grid
 from duallora.bench.index import Index
 from duallora.bench.page import page
 from duallora.bench.publish import public_source, publish
-from duallora.bench.table import folder_table, markdown, percent, readouts_table
+from duallora.bench.table import folder_table, markdown, percent, readouts_table, variants_table
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import BackboneRecord
 
@@ -152,6 +152,27 @@ def test_by_read_out_each_training_stands_once_in_the_suites_order(filled: Calla
     assert (lora["read-out"], lora["A last"]) == ("heads", told["lora"])
     assert (lora["by heads"], lora["by gaussian"]) == (told["lora"], told["lora+gaussian"])
     assert dict(zip(heads, rows[1], strict=True))["by heads"] == "-"  # slda has none
+
+
+def test_by_variant_each_method_is_a_line(filled: Callable[..., Any]) -> None:
+    lora = {"method": {"name": "lora"}}
+    rows = {"lora, slow": lora, "ncm": ROWS["ncm"], "slda, fast": ROWS["slda"], "lora, fast": lora, "joint, slow": lora}
+    grid, index, lines = filled(rows=rows)
+    for cell in grid.cells:
+        if cell.row == "joint, slow":
+            shutil.rmtree(cell.folder)  # not run yet
+    (grid.folder / "suite.json").write_text(index.model_dump_json())
+    text = variants_table(grid.folder)
+    heads, _, *table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert heads == ["row", "slow", "fast"]
+    told = {name: percent(line.figure("a_last")) for name, line in lines.items()}
+    pair = [told["lora, slow"], told["lora, fast"]]
+    means = [lines[name].figure("a_last").mean for name in ("lora, slow", "lora, fast")]
+    assert [figure.strip("*") for figure in table[0][1:]] == pair
+    assert [figure.startswith("**") for figure in table[0][1:]] == [mean == max(means) for mean in means]
+    assert table[1] == ["slda", "-", f"**{told['slda, fast']}**"]
+    assert len(table) == 2
+    assert f"`ncm`: {told['ncm']}." in text
 
 
 def test_markdown_holds_all_columns_and_each_training_costs_once(filled: Callable[..., Any]) -> None:

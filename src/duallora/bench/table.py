@@ -54,6 +54,26 @@ def readouts_table(folder: Path) -> str:
     return f"{about} {told}\n\n{_table(heads, rows)}\n"
 
 
+def variants_table(folder: Path) -> str:
+    """A last by each row's own read-out, of rows named "method, variant": a line per method, a column per variant."""
+    index = Index.load(folder)
+    own = {line.row: line for line in collect(folder, index) if line.runs and line.label == line.row}
+    if not own:
+        return "No run has finished yet.\n"
+    pairs = {name: name.partition(", ")[::2] for name in index.rows}
+    variants = list(dict.fromkeys(variant for _, variant in pairs.values() if variant))
+    rows = []
+    for method in dict.fromkeys(method for method, _ in pairs.values()):
+        figures = [line.figure("a_last") if (line := own.get(f"{method}, {v}")) else None for v in variants]
+        most = max((figure.mean for figure in figures if figure), default=None)
+        told = [f"**{percent(f)}**" if f and f.mean == most else percent(f) for f in figures]
+        if most is not None:
+            rows.append([_cell(method), *told])
+    alone = [f"`{name}`: {percent(own[name].figure('a_last'))}." for name in own if not pairs[name][1]]
+    about = " ".join([facts([run for line in own.values() for run in line.runs]), "A last by own read-out.", *alone])
+    return f"{about}\n\n{_table(['row', *variants], rows)}\n"
+
+
 def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str:
     """The facts, a table for what keeps class statistics and one for what keeps none, the costs, the sources.
 
