@@ -77,7 +77,8 @@ def learned(tasks: int, device: torch.device, name: str = "bundled") -> Method:
         images = torch.randn(32, 3, size, size, device=device)
         labels = torch.arange(32, device=device) % 2 + 2 * t
         method.begin_task(TaskInfo(t, (2 * t, 2 * t + 1), 32), [(images, labels)])
-        for stage in range(method.stages):
+        stage = -1
+        while (stage := stage + 1) < method.stages:
             method.begin_stage(stage, [(images, labels)])
             for parameter in method.trainable():
                 torch.nn.init.normal_(parameter, std=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -19,10 +20,11 @@ def memory_ran_out(error: BaseException) -> bool:
     >>> memory_ran_out(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     True
     """
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(said in str(error) for said in words)
-    )
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in said for word in words))
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> DualLoRAError:

@@ -53,7 +53,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     Raises:
         DualLoRAError: the place cannot be written, or `path` is a folder.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir():
         raise DualLoRAError(f"cannot write '{path}': a folder of that name is in the way; remove it or choose another")
     with writing(path):

@@ -27,6 +27,8 @@ def fails(error: BaseException) -> object:
         (MemoryError(), 2, "the memory does not suffice; close other programs"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "the memory does not suffice"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "the memory does not suffice"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), 2, "the memory does not suffice"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "the memory does not suffice"),
         (RuntimeError("shapes\ndiffer"), 1, "please report it, with what --debug shows: RuntimeError: shapes differ"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
@@ -41,6 +43,25 @@ def test_one_line_and_a_code(
     assert said in plain.err
     assert plain.err.count("\n") == 1
     assert said in json.loads(as_json.err)["error"]
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        (("run", "digits", "--out=x"), "go on with fewer images at once: --set training.evaluation_batch_size=16"),
+        (("learn", "zoo", "animals"), "take smaller batches: --set training.batch_size=16"),
+        (("predict", "zoo", "a.png"), "or take another device: --device cpu"),
+    ],
+)
+def test_need_of_memory_is_answered_by_what_the_command_takes(
+    command: tuple[str, ...], advice: str, typed: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = fails(MemoryError())
+    for place in ("config.load_config", "artefact.finish_interrupted", "artefact.read_manifest"):
+        monkeypatch.setattr(f"duallora.{place}", lambda *_, **__: failing())
+    done = typed(*command)
+    assert done.code == 2
+    assert advice in done.err
 
 
 def test_where_a_fault_lies_is_shown_on_request(typed: Type, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     except DualLoRAError as error:
         return {"error": str(error)}
     except OSError as error:
+        if memory_ran_out(error):
+            return {"error": f"the memory does not suffice; {LESS}"}
         where = f"'{error.filename}': " if error.filename else ""
         return {"error": f"{where}{error.strerror or error}; check the place, its permissions and the room on the disk"}
     except Exception as error:

@@ -24,9 +24,18 @@ GO_ON = {
     "bench": "the results saved so far are intact; type the same command again to go on where it was",
     "learn": "nothing is half-written; type the same command again to learn the task, unless duallora inspect shows it",
 }
-LESS = "take smaller batches: --set training.batch_size=16 --set training.evaluation_batch_size=16"
-OTHER = "take another device: --device cpu"
-NEED_LESS = {"demo": LESS, "run": LESS, "learn": LESS, "predict": OTHER, "evaluate": OTHER}
+FEWER = (
+    "go on with fewer images at once: --set training.evaluation_batch_size=16, or start over with smaller batches: "
+    "--set training.batch_size=16 --redo"
+)
+OTHER = "close other programs, or take another device: --device cpu"
+NEED_LESS = {
+    "demo": FEWER,
+    "run": FEWER,
+    "learn": "take smaller batches: --set training.batch_size=16 --set training.evaluation_batch_size=16",
+    "predict": OTHER,
+    "evaluate": OTHER,
+}
 NOTHING = "nothing was changed; type the same command again"
 
 
@@ -86,12 +95,11 @@ def _explained(error: Exception, arguments: Sequence[str], debug: bool) -> tuple
     usage = _usage(error)
     if usage is not None:
         return usage, UNUSABLE
+    if memory_ran_out(error):
+        return f"the memory does not suffice; {NEED_LESS.get(_command(arguments), 'close other programs')}", UNUSABLE
     if isinstance(error, OSError):
         where = f"'{error.filename}': " if error.filename else ""
         return f"{where}{error.strerror or error}; check the place, its permissions and the room on the disk", UNUSABLE
-    if memory_ran_out(error):
-        advice = NEED_LESS.get(_command(arguments), "close other programs")
-        return f"the memory does not suffice; {advice}", UNUSABLE
     advice = "" if debug else ", with what --debug shows"
     said = " ".join(str(error).split())[:500]
     return f"a fault in duallora, please report it{advice}: {type(error).__name__}: {said}", FAULT

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from duallora.errors import DualLoRAError
+from duallora.files import user_path
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused: decoded, one of them takes 192 MB, and most often it is a mistake or an attack."""
@@ -154,7 +155,7 @@ def _opened(source: Source, name: str) -> Image.Image:
         if isinstance(source, bytes):
             empty = not source
         else:
-            source = Path(source)
+            source = user_path(source)
             if source.is_dir():
                 raise UnreadableImage(name, "is a folder, expected an image file")
             empty = source.stat().st_size == 0

@@ -261,7 +261,7 @@ def test_the_head_of_a_first_session_starts_at_random(backbone: Backbone) -> Non
         starts.append(logits.detach().abs().max().item())
 
     for first in (2.0, None):
-        method = DualLoRA(backbone, DualLoRAConfig(first_rate=first))
+        method = DualLoRA(backbone, DualLoRAConfig(first_rate=first, first_share=0.5))
         ahead = []
         for t in range(2):
             batches = [(x, torch.arange(8) % 2 + 2 * t)]

@@ -38,7 +38,7 @@ def trained(method: DualLoRA) -> list[Tensor]:
 
 def results(monkeypatch: pytest.MonkeyPatch, *right: int) -> None:
     """What `told` is to answer, share by share, in each of the two turns."""
-    answers = iter(right * 2)
+    answers = iter(right + tuple(2 * n for n in right))  # the turns add up
     monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: next(answers))
 
 
@@ -85,20 +85,61 @@ def test_classes_left_out_do_not_train(backbone: Backbone) -> None:
     assert grads[0][-1].shape != grads[2][-1].shape or not torch.equal(grads[0][-1], grads[2][-1])
 
 
-def test_both_turns_and_the_session_start_alike_and_the_network_has_not_moved(backbone: Backbone) -> None:
+def test_both_turns_and_the_session_start_alike_and_the_network_has_not_moved(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results(monkeypatch, 1, 2, 5, 4, 3)
     method = made(backbone)
-    before, starts, moved = weights(method), [], []
+    before, starts, moved, rates = weights(method), [], [], []
 
     def training(m: DualLoRA) -> None:
         starts.append(trained(m))
         take_a_step(m)
         moved.append(trained(m))
-        assert all(torch.equal(a, b) for a, b in zip(before, weights(m), strict=True)) or not m.rehearsal
+        rates.append([group.rate for group in m.groups() if group.parameters])
 
     learn(method, 0, images(20), FIVE, training)
-    for i in (0, 1):
+    for i in (0, 1, 2):
         assert any(not torch.equal(a, b) for a, b in zip(starts[i], moved[i], strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(starts[0], starts[1], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(starts[0], starts[i], strict=True))
+    assert starts[3] == []  # settled
+    assert any(not torch.equal(a, b) for a, b in zip(before, weights(method), strict=True))
+    assert rates == [[3.0, 3.0, 3.0], [3.0, 3.0, 3.0], [3.0, 3.0], [1.0, 3.0]]  # network, head, rehearsal's or residual
+
+
+def test_each_share_is_measured_with_the_network_there_and_by_all_features(
+    backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, seen = backbones(levels=2), []
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: seen.append(x) or 0)
+    method = made(backbone)
+    x, expected = images(20), []
+
+    def training(m: DualLoRA) -> None:
+        take_a_step(m)
+        if m.rehearsal and not expected:
+            kept = [adapter.B.detach().clone() for adapter in m.rehearsal.adapters]
+            for share in SHARES:
+                with torch.no_grad():
+                    for adapter, B in zip(m.rehearsal.adapters, kept, strict=True):
+                        adapter.B.copy_(share * B)
+                    expected.append(m._pass(x, evidence=False)[0])
+            with torch.no_grad():
+                for adapter, B in zip(m.rehearsal.adapters, kept, strict=True):
+                    adapter.B.copy_(B)
+
+    learn(method, 0, x, FIVE, training)
+    assert len(seen) == 2 * len(SHARES)
+    assert not torch.allclose(seen[0], seen[4])
+    for found, features in zip(seen, expected, strict=False):
+        assert found.shape[1] == backbone.features
+        torch.testing.assert_close(found, features)
+
+
+def test_what_ran_away_is_no_way_to_go() -> None:
+    x, y = features_of_classes((4, 4), d=3)
+    x[0, 0] = torch.nan
+    assert told(x, y, y == 1, 2) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,10 +180,10 @@ def test_where_it_does_not_help_there_is_none(backbone: Backbone, monkeypatch: p
 
 def test_too_few_classes_to_rehearse_with(backbone: Backbone) -> None:
     method = made(backbone)
-    before, counts = weights(method), []
-    learn(method, 0, images(9), (0, 1, 2), lambda m: counts.append(m.stages) or take_a_step(m))
-    assert counts == [1]
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(method), strict=True))
+    seen = []
+    learn(method, 0, images(9), (0, 1, 2), lambda m: seen.append((m.stages, m.groups()[0].rate)) or take_a_step(m))
+    assert seen == [(1, 0.1)]  # learned as gently as any other task
+    assert method.log.notes[0] == "first session: none, 3 classes are too few for a rehearsal"
     learn(method, 1, images(9), (3, 4, 5, 6), take_a_step)
     assert torch.isfinite(method(images(3)).rows).all()
 

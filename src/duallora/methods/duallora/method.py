@@ -81,6 +81,7 @@ class DualLoRA(ReadingMethod):
         self.rehearsal: Rehearsal | None = None
         self._task, self._learning = -1, False
         self._plan: list[Literal["rehearsal", "session", "heads"]] = []  # stages of the task
+        self._too_few = False  # classes in the first task for a rehearsal
         self._session = False  # whether the network itself is learning, as far as it can
         self._share = config.first_share or 0.0
 
@@ -95,7 +96,8 @@ class DualLoRA(ReadingMethod):
     @property
     def _first_session(self) -> bool:
         """Whether the network itself is to learn now, as far as it can: the first task (arXiv 2303.13199)."""
-        return self._task == 0 and self.config.orthogonal and self.config.first_rate is not None
+        first = self._task == 0 and self.config.orthogonal and self.config.first_rate is not None
+        return first and not self._too_few
 
     @property
     def starts_as_discriminant(self) -> bool:
@@ -115,6 +117,7 @@ class DualLoRA(ReadingMethod):
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head and fresh adapters."""
         self._task, self._learning = task.index, True
+        self._too_few = self.config.first_share is None and len(task.classes) < FEWEST
         self.log = TaskLog()
         self.carry = Carry() if self.config.carry and task.index > 0 else None
         own: list[Extension | None] = [None] * len(self.sites)
@@ -127,11 +130,10 @@ class DualLoRA(ReadingMethod):
         for site, extension in zip(self._sites(), own, strict=True):
             site.stop()
             site.begin(task.index, len(task.classes), extension)
+        if self._task == 0 and self._too_few and self.config.first_rate is not None:
+            self.log.notes.append(f"first session: none, {len(task.classes)} classes are too few for a rehearsal")
         self._plan = ["session", "heads"] if self._first_session else ["heads"]
         if self._first_session and self.config.first_share is None:
-            if len(task.classes) < FEWEST:
-                self._plan = ["heads"]
-                return
             adapters = [adapter for site in self._sites() for adapter in site.orthogonal.values()]
             self.rehearsal = Rehearsal(cast(list[OrthogonalAdapter], adapters), len(task.classes), self.backbone.dim)
             self._plan = ["rehearsal", "rehearsal", *self._plan]

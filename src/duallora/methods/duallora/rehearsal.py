@@ -141,6 +141,8 @@ def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
     >>> told(x, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([True, True, True, False, False, False]), 2)
     3
     """
+    if not x.isfinite().all():  # training has run away: no way to go
+        return 0
     fold = torch.full_like(y, -1)
     for row in y[out].unique().tolist():
         of_class = (y == row).nonzero()[:, 0]
