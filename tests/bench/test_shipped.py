@@ -53,7 +53,7 @@ def test_every_method_that_trains_is_searched_alike() -> None:
         if cell.config.method.name != "ncm":
             rates.setdefault(cell.config.method.name, []).append(cell.config.training.learning_rate)
     standard = with_included({"include": "standard"}, "here")["rows"].values()
-    named = {row["method"]["name"] for row in standard} - {"ncm", "slda", "inflora+align"}  # no gradient; as inflora
+    named = {row["method"]["name"] for row in standard} - {"ncm", "slda"}  # no gradient
     assert set(rates) == named
     for name, found in rates.items():
         best = get_method(name).recommended.get("learning_rate", TrainingSettings().learning_rate)
