@@ -170,9 +170,9 @@ class DualLoRA(ReadingMethod):
         if not self._share:
             self._plan.remove("session")
         self.log.notes.append(
-            f"first session: {self._share:.0%} of the way, by classes left out in rehearsal, of whose "
-            f"{rehearsal.seen} images it got right "
-            + ", ".join(f"{n / rehearsal.seen:.1%} at {s:.0%}" for s, n in zip(SHARES, rehearsal.right, strict=True))
+            f"first session: {self._share:.0%} of the way, by the log-probability of {rehearsal.seen} images of classes "
+            "left out in rehearsal, on average "
+            + ", ".join(f"{s / rehearsal.seen:.3f} at {a:.0%}" for a, s in zip(SHARES, rehearsal.log_p, strict=True))
         )
 
     def groups(self) -> list[Group]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from duallora.methods.base import Batches, each
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
 from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.readout import TRUST
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from where the network was to where training has taken it
 FEWEST = 4  # classes: two to train on, two left out
@@ -23,8 +25,9 @@ class Rehearsal(nn.Module):
 
     Both halves have their turn. After each the network is put at every one of `SHARES`, and images of the classes left
     out are told from all classes of the task by class Gaussians of which they are no part (`FOLDS` of them): what
-    later tasks, whose classes no first session has seen, will ask of it. The best share is that of both turns
-    together, of equals the least. Both turns start where the session itself will.
+    later tasks, whose classes no first session has seen, will ask of it. The best share is the one that gives them the
+    highest mean log-probability over both turns (shares differ by less than counts of right answers can tell), of
+    equals the least. Both turns start where the session itself will.
 
     Args:
         adapters: what trains in the network, as fresh as the session is to find them.
@@ -45,7 +48,7 @@ class Rehearsal(nn.Module):
         self.fresh = [[p.detach().clone() for p in adapter.parameters()] for adapter in adapters]
         self.classes, self.dim, self.turn = classes, dim, 0
         self.head: nn.Linear | None = None
-        self.right, self.seen = [0] * len(SHARES), 0  # images told rightly by share, of so many
+        self.log_p, self.seen = [0.0] * len(SHARES), 0  # by share, the sum over so many images
 
     def start(self, turn: int) -> None:
         """Train on the classes 0, 2, 4, ... (turn 0) or 1, 3, 5, ... (turn 1) of the task from here on."""
@@ -58,7 +61,7 @@ class Rehearsal(nn.Module):
     def finish(self) -> float:
         """The share; the network is where it was."""
         self._rewind()
-        return SHARES[self.right.index(max(self.right))]
+        return SHARES[self.log_p.index(max(self.log_p))]
 
     def _rewind(self) -> None:
         with torch.no_grad():
@@ -92,7 +95,7 @@ class Rehearsal(nn.Module):
     def measure(
         self, features: Callable[[Tensor], Tensor], local: Callable[[Tensor], Tensor], batches: Batches
     ) -> None:
-        """Add up how many images of the classes left out are told rightly at each share; the turn is over.
+        """Add up what images of the classes left out are given at each share; the turn is over.
 
         Args:
             features: images -> (b, D), of the network as it is at the moment.
@@ -115,7 +118,7 @@ class Rehearsal(nn.Module):
         out = y % 2 != self.turn
         self.seen += int(out.sum())
         for i, kept in enumerate(found):
-            self.right[i] += told(torch.cat(kept), y, out, self.classes)
+            self.log_p[i] += log_probability(torch.cat(kept), y, out, self.classes)
         self.head = None
 
     def _take(self, taken: Tensor, row: int) -> bool:
@@ -128,8 +131,8 @@ class Rehearsal(nn.Module):
                 adapter.B.copy_(share * B)
 
 
-def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
-    """How many images of the classes left out are told rightly by Gaussians that were made without them.
+def log_probability(x: Tensor, y: Tensor, out: Tensor, classes: int) -> float:
+    """Sum of log P_g(class)^`TRUST` (normalised) over images of the classes left out, by Gaussians made without them.
 
     Args:
         x: features (n, D).
@@ -138,21 +141,23 @@ def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
         classes: C.
 
     >>> x = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
-    >>> told(x, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([True, True, True, False, False, False]), 2)
-    3
+    >>> out = torch.tensor([True, True, True, False, False, False])
+    >>> log_probability(x, torch.tensor([0, 0, 0, 1, 1, 1]), out, 2) > -0.01  # they are told without doubt
+    True
     """
     if not x.isfinite().all():  # training has run away: no way to go
-        return 0
+        return -math.inf
     fold = torch.full_like(y, -1)
     for row in y[out].unique().tolist():
         of_class = (y == row).nonzero()[:, 0]
         fold[of_class] = torch.arange(len(of_class)) % FOLDS
-    right = 0
+    total = 0.0
     for f in range(FOLDS):
         asked = fold == f
         if asked.any():
             gaussians = ClassGaussians(x.shape[1])
             gaussians.grow(classes)
             gaussians.update(x[~asked], y[~asked])
-            right += int((gaussians.scores(x[asked]).argmax(1) == y[asked]).sum())
-    return right
+            log_p = torch.log_softmax(TRUST * gaussians.scores(x[asked]), 1)
+            total += float(log_p.gather(1, y[asked, None]).sum())
+    return total
