@@ -170,8 +170,8 @@ class DualLoRA(ReadingMethod):
         if not self._share:
             self._plan.remove("session")
         self.log.notes.append(
-            f"first session: {self._share:.0%} of the way, by the log-probability of {rehearsal.seen} images of classes "
-            "left out in rehearsal, on average "
+            f"first session: {self._share:.0%} of the way, by the log-probability of classes left out in rehearsal "
+            f"({rehearsal.seen} images), on average "
             + ", ".join(f"{s / rehearsal.seen:.3f} at {a:.0%}" for a, s in zip(SHARES, rehearsal.log_p, strict=True))
         )
 
