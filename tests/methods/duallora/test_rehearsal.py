@@ -33,6 +33,10 @@ def weights(method: DualLoRA) -> list[Tensor]:
     return [site.base.weight.detach().clone() for site in method.sites]
 
 
+def rehearsing(method: DualLoRA) -> Rehearsal | None:
+    return method.session and method.session.rehearsal
+
+
 def trained(method: DualLoRA) -> list[Tensor]:
     return [p.detach().clone() for site in method.sites for p in site.orthogonal.parameters()]
 
@@ -71,8 +75,8 @@ def test_classes_left_out_do_not_train(backbone: Backbone) -> None:
     grads = []
 
     def training(m: DualLoRA) -> None:
-        if m.rehearsal:
-            for changed in (x, torch.where((y % 2 != m.rehearsal.turn)[:, None, None, None], images(10, 7), x)):
+        if rehearsing(m):
+            for changed in (x, torch.where((y % 2 != rehearsing(m).turn)[:, None, None, None], images(10, 7), x)):
                 m.zero_grad()
                 m.loss(changed, y).backward()
                 grads.append([p.grad.clone() for p in m.parameters() if p.grad is not None])
@@ -118,15 +122,15 @@ def test_each_share_is_measured_with_the_network_there_and_by_all_features(
 
     def training(m: DualLoRA) -> None:
         take_a_step(m)
-        if m.rehearsal and not expected:
-            kept = [adapter.B.detach().clone() for adapter in m.rehearsal.adapters]
+        if rehearsing(m) and not expected:
+            kept = [adapter.B.detach().clone() for adapter in rehearsing(m).adapters]
             for share in SHARES:
                 with torch.no_grad():
-                    for adapter, B in zip(m.rehearsal.adapters, kept, strict=True):
+                    for adapter, B in zip(rehearsing(m).adapters, kept, strict=True):
                         adapter.B.copy_(share * B)
                     expected.append(m._pass(x, evidence=False)[0])
             with torch.no_grad():
-                for adapter, B in zip(m.rehearsal.adapters, kept, strict=True):
+                for adapter, B in zip(rehearsing(m).adapters, kept, strict=True):
                     adapter.B.copy_(B)
 
     learn(method, 0, x, FIVE, training)
@@ -205,7 +209,7 @@ def test_a_saved_state_learns_on_the_same(backbones: Callable[..., Backbone], mo
 def a_turn(backbone: Backbone, turn: int = 0) -> Rehearsal:
     method = made(backbone)
     found: list[Rehearsal] = []
-    learn(method, 0, images(20), FIVE, lambda m: found.append(m.rehearsal) if m.rehearsal else None)
+    learn(method, 0, images(20), FIVE, lambda m: found.append(rehearsing(m)) if rehearsing(m) else None)
     found[0].start(turn)
     return found[0]
 

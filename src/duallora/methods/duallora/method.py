@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,8 @@ from duallora.methods.duallora.carry import Carry
 from duallora.methods.duallora.class_residual import ClassResiduals
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.memory import calibrate, confidence, task_posterior
-from duallora.methods.duallora.orthogonal import OrthogonalAdapter
-from duallora.methods.duallora.rehearsal import FEWEST, SHARES, Rehearsal
+from duallora.methods.duallora.rehearsal import FEWEST
+from duallora.methods.duallora.session import FirstSession
 from duallora.methods.duallora.site import DualLinear, Reading
 from duallora.methods.reading import ReadingMethod
 from duallora.methods.readout import Sample
@@ -78,12 +78,8 @@ class DualLoRA(ReadingMethod):
         if config.residual_class:
             self.residuals = ClassResiduals(backbone, config.class_rank, config.class_blocks_of(backbone.depth))
         self.carry: Carry | None = None
-        self.rehearsal: Rehearsal | None = None
+        self.session: FirstSession | None = None  # in the first task, where it has one
         self._task, self._learning = -1, False
-        self._plan: list[Literal["rehearsal", "session", "heads"]] = []  # stages of the task
-        self._too_few = False  # classes in the first task for a rehearsal
-        self._session = False  # whether the network itself is learning, as far as it can
-        self._share = config.first_share or 0.0
 
     def _sites(self) -> list[DualLinear]:
         return cast(list[DualLinear], list(self.sites))
@@ -94,15 +90,9 @@ class DualLoRA(ReadingMethod):
         return self.config.residual_maps and self.config.residual_basis == "own" and self._task > 0
 
     @property
-    def _first_session(self) -> bool:
-        """Whether the network itself is to learn now, as far as it can: the first task (arXiv 2303.13199)."""
-        first = self._task == 0 and self.config.orthogonal and self.config.first_rate is not None
-        return first and not self._too_few
-
-    @property
     def starts_as_discriminant(self) -> bool:
         """Not in the first session: a head that is right at once leaves the network nothing to learn from."""
-        return super().starts_as_discriminant and not self._first_session
+        return super().starts_as_discriminant and self.session is None
 
     @property
     def looks_ahead(self) -> bool:
@@ -117,8 +107,8 @@ class DualLoRA(ReadingMethod):
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head and fresh adapters."""
         self._task, self._learning = task.index, True
-        self._too_few = self.config.first_share is None and len(task.classes) < FEWEST
         self.log = TaskLog()
+        self.session = self._first_session(len(task.classes))
         self.carry = Carry() if self.config.carry and task.index > 0 else None
         own: list[Extension | None] = [None] * len(self.sites)
         if self._wants_own:
@@ -130,50 +120,31 @@ class DualLoRA(ReadingMethod):
         for site, extension in zip(self._sites(), own, strict=True):
             site.stop()
             site.begin(task.index, len(task.classes), extension)
-        if self._task == 0 and self._too_few and self.config.first_rate is not None:
-            self.log.notes.append(f"first session: none, {len(task.classes)} classes are too few for a rehearsal")
-        self._plan = ["session", "heads"] if self._first_session else ["heads"]
-        if self._first_session and self.config.first_share is None:
-            adapters = [adapter for site in self._sites() for adapter in site.orthogonal.values()]
-            self.rehearsal = Rehearsal(cast(list[OrthogonalAdapter], adapters), len(task.classes), self.backbone.dim)
-            self._plan = ["rehearsal", "rehearsal", *self._plan]
+
+    def _first_session(self, classes: int) -> FirstSession | None:
+        """For the first task, where it is asked for and there are classes enough."""
+        cfg = self.config
+        if self._task > 0 or not cfg.orthogonal or cfg.first_rate is None:
+            return None
+        if cfg.first_share is None and classes < FEWEST:
+            self.log.notes.append(f"first session: none, {classes} classes are too few for a rehearsal")
+            return None
+        return FirstSession(self._sites(), cfg.first_share, classes, self.backbone.dim)
 
     @property
     def stages(self) -> int:
-        """Two in a first session: what the network learns must stand still before heads are learned on it.
-
-        A rehearsal comes before in two more, and may show that the session itself is better left out.
-        """
-        return len(self._plan)
+        """More than one in a first session: what the network learns must stand still before heads are learned on it."""
+        return len(self.session.plan) if self.session else 1
 
     def begin_stage(self, stage: int, batches: Batches) -> None:
-        """Rehearse; then the first session; then the network stays where it is, and the residual begins."""
-        if self.rehearsal:
-            self._rehearse(self.rehearsal, stage, batches)
-        self._session = self._plan[stage] != "heads"
-        if self._session:
-            return
-        if self._first_session:
-            for site in self._sites():
-                site.settle(self._share)
+        """A first session's own stages; then the network moves as gently as it always will, and the residual begins."""
+        if self.session:
+            note = self.session.begin_stage(stage, self._features, self.read.local, batches)
+            self.log.notes += [note] if note else []
+            if self.session.moves:
+                return
         if self.residuals:
             self.residuals.begin(len(self.rows.members[-1]))
-
-    def _rehearse(self, rehearsal: Rehearsal, stage: int, batches: Batches) -> None:
-        """Measure the turn that has ended, and begin the next one or know the share."""
-        if stage:
-            rehearsal.measure(lambda images: self._pass(images, evidence=False)[0], self.read.local, batches)
-        if self._plan[stage] == "rehearsal":
-            rehearsal.start(turn=stage)
-            return
-        self._share, self.rehearsal = rehearsal.finish(), None
-        if not self._share:
-            self._plan.remove("session")
-        self.log.notes.append(
-            f"first session: {self._share:.0%} of the way, by the log-probability of classes left out in rehearsal "
-            f"({rehearsal.seen} images), on average "
-            + ", ".join(f"{s / rehearsal.seen:.3f} at {a:.0%}" for a, s in zip(SHARES, rehearsal.log_p, strict=True))
-        )
 
     def groups(self) -> list[Group]:
         """What changes the network for every task, gently; the network's head; the residuals of the class token.
@@ -182,12 +153,12 @@ class DualLoRA(ReadingMethod):
         pace with the network, which would otherwise learn what the head should.
         """
         cfg = self.config
-        first = cfg.first_rate if self._session else None
+        first = cfg.first_rate if self.session and self.session.moves else None
         parts = (
             (self.sites, first or cfg.orthogonal_rate),
             (self.read, first or 1.0),
             (self.residuals, cfg.class_rate),
-            (self.rehearsal, first or 1.0),
+            (self.session, first or 1.0),
         )
         return [Group([p for p in part.parameters() if p.requires_grad], rate) for part, rate in parts if part]
 
@@ -202,17 +173,21 @@ class DualLoRA(ReadingMethod):
             site.reading = reading
         return self.backbone(images, levels).float(), reading
 
+    def _features(self, images: Tensor) -> Tensor:
+        return self._pass(images, evidence=False)[0]
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the newest head over its own classes, or against the Gaussians of earlier ones too.
 
         To it comes that of the newest residual's head. Both share the pass and the norm that gradients are clipped to,
         but no parameter.
         """
-        if self.rehearsal:
+        rehearsal = self.session and self.session.rehearsal
+        if rehearsal:
             local = self.read.local(labels)
-            inside = self.rehearsal.inside(local)
+            inside = rehearsal.inside(local)
             features = self._pass(images[inside], evidence=False, levels=False)[0] if inside.any() else images[inside]
-            return self.rehearsal.loss(features, local[inside])
+            return rehearsal.loss(features, local[inside])
         seen = self.config.loss == "seen"  # the Gaussians that it asks read all D features
         own = self.residuals is not None and self.residuals.learning
         features, _ = self._pass(images, evidence=False, residuals=own, levels=seen)
@@ -231,7 +206,7 @@ class DualLoRA(ReadingMethod):
         for images, labels in each(batches):
             for site in self._sites():
                 site.labels = self.read.local(labels) + first
-            features, _ = self._pass(images, evidence=False)
+            features = self._features(images)
             self.read.collect(features, labels)
             sample.add(features, labels)
             if self.carry:

@@ -1,0 +1,77 @@
+"""The first session: stages of the first task in which the network itself learns, as far as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+from torch import Tensor, nn
+
+from duallora.methods.base import Batches
+from duallora.methods.duallora.orthogonal import OrthogonalAdapter
+from duallora.methods.duallora.rehearsal import SHARES, Rehearsal
+from duallora.methods.duallora.site import DualLinear
+
+
+class FirstSession(nn.Module):
+    """In the first task nothing is to be protected yet (Panos et al. 2023, arXiv 2303.13199).
+
+    One stage moves the network, by the orthogonal adapters; another, on the network as it then stands, learns heads and
+    residuals. Two of rehearsal come before where they are to find the share, and may show that the network is better
+    left where it is.
+
+    Args:
+        sites: the adapted maps.
+        share: how far the network goes, in (0, 1]; None: as far as a `Rehearsal` finds best.
+        classes: C of the task; for a rehearsal, `FEWEST` or more.
+        dim: d of the final feature.
+    """
+
+    def __init__(self, sites: Sequence[DualLinear], share: float | None, classes: int, dim: int) -> None:
+        """Nothing has begun."""
+        super().__init__()
+        self.sites = (*sites,)  # in a tuple: they are modules of the method
+        self.share, self.classes, self.dim = share or 0.0, classes, dim
+        self.plan: list[Literal["rehearsal", "network", "heads"]] = ["network", "heads"]
+        if share is None:
+            self.plan = ["rehearsal", "rehearsal", *self.plan]
+        self.rehearsal: Rehearsal | None = None
+        self.moves = False  # whether the network itself is learning, be it in rehearsal
+
+    def begin_stage(
+        self, stage: int, features: Callable[[Tensor], Tensor], local: Callable[[Tensor], Tensor], batches: Batches
+    ) -> str:
+        """Take up the stage of this number; what follows, the plan may have changed, is `plan[stage]`.
+
+        Args:
+            stage: 0, 1, ...
+            features, local, batches: for `Rehearsal.measure`.
+
+        Returns:
+            What is to be noted, once the share is known; else nothing.
+        """
+        note = ""
+        if self.rehearsal:
+            self.rehearsal.measure(features, local, batches)
+        if self.plan[stage] == "rehearsal":
+            if not self.rehearsal:
+                adapters = [adapter for site in self.sites for adapter in site.orthogonal.values()]
+                self.rehearsal = Rehearsal(cast(list[OrthogonalAdapter], adapters), self.classes, self.dim)
+            self.rehearsal.start(turn=stage)
+        elif self.rehearsal:
+            note = self._conclude(self.rehearsal)
+        self.moves = self.plan[stage] != "heads"
+        if not self.moves:
+            for site in self.sites:
+                site.settle(self.share)
+        return note
+
+    def _conclude(self, rehearsal: Rehearsal) -> str:
+        self.share, self.rehearsal = rehearsal.finish(), None
+        if not self.share:
+            self.plan.remove("network")
+        each = ", ".join(f"{s / rehearsal.seen:.3f} at {a:.0%}" for a, s in zip(SHARES, rehearsal.log_p, strict=True))
+        return (
+            f"first session: {self.share:.0%} of the way, by the log-probability of classes left out in rehearsal "
+            f"({rehearsal.seen} images), on average {each}"
+        )
