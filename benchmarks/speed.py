@@ -29,7 +29,7 @@ from duallora.backbone import load_backbone
 from duallora.backbone.bundled import load_bundled
 from duallora.compat import import_timm
 from duallora.methods import TaskInfo, get_method
-from duallora.methods.base import Method
+from duallora.methods.base import Method, begin_stages
 from duallora.training.device import Session, choose_device
 
 INFERENCE = (  # backbones, images per pass
@@ -77,9 +77,7 @@ def learned(tasks: int, device: torch.device, name: str = "bundled") -> Method:
         images = torch.randn(32, 3, size, size, device=device)
         labels = torch.arange(32, device=device) % 2 + 2 * t
         method.begin_task(TaskInfo(t, (2 * t, 2 * t + 1), 32), [(images, labels)])
-        stage = -1
-        while (stage := stage + 1) < method.stages:
-            method.begin_stage(stage, [(images, labels)])
+        for _ in begin_stages(method, [(images, labels)]):
             for parameter in method.trainable():
                 torch.nn.init.normal_(parameter, std=0.02)
         method.end_task([(images, labels)])

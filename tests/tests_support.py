@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from duallora.methods.base import Method, TaskInfo
+from duallora.methods.base import Method, TaskInfo, begin_stages
 from duallora.methods.covariances import ClassCovariances
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.spreads import ClassSpreads
@@ -41,11 +41,8 @@ def learn(
     batches = [(images[i : i + 5], labels[i : i + 5]) for i in range(0, len(images), 5)]
     method.begin_task(infos(index, classes, len(images), members), batches)
     method.batch = batches[0]
-    stage = 0
-    while stage < method.stages:
-        method.begin_stage(stage, batches)
+    for _ in begin_stages(method, batches):
         training(method)
-        stage += 1
     method.end_task(batches)
 
 

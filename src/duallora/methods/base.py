@@ -266,3 +266,15 @@ def each(batches: Batches) -> Iterable[tuple[Tensor, Tensor]]:
     """Iterate without gradients, so that no method can forget to."""
     with torch.no_grad():
         yield from batches
+
+
+def begin_stages(method: Method, batches: Batches) -> Iterator[int]:
+    """Begin one stage of the task after the other, each when the one before has trained; yields their numbers.
+
+    A stage may show that another is not needed, so their number is asked for anew each time.
+    """
+    stage = 0
+    while stage < method.stages:
+        method.begin_stage(stage, batches)
+        yield stage
+        stage += 1

@@ -14,7 +14,7 @@ from duallora.data.batches import Batches
 from duallora.data.imageset import ImageSet
 from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
-from duallora.methods.base import Group, Method, TaskInfo
+from duallora.methods.base import Group, Method, TaskInfo, begin_stages
 from duallora.training.device import Session
 from duallora.training.mixing import Mixing
 from duallora.training.progress import TaskProgress
@@ -112,9 +112,7 @@ def learn_task(
         method.begin_task(task, OnDevice(still, session))
         timing.seconds["begin"] = clock.lap()
         trained: set[nn.Parameter] = set()
-        stage = -1
-        while (stage := stage + 1) < method.stages:  # a stage may show that another is not needed
-            method.begin_stage(stage, OnDevice(still, session))
+        for stage in begin_stages(method, OnDevice(still, session)):
             parameters = method.trainable()
             trained.update(parameters)
             if not parameters or not settings.epochs:
