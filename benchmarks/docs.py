@@ -5,9 +5,9 @@
 
 A page says where a table goes by a line `<!-- table: NAME -->`, `<!-- table: NAME brief -->` for one with fewer lines
 and columns, `<!-- table: NAME by read-out -->` for a line per training with a column per read-out, or
-`<!-- table: NAME by variant -->` for rows called "method, variant". What
-stands between it and `<!-- end -->` is replaced by the tables of benchmarks/results/NAME, a folder of runs, or of
-NAME.json, as drift.py and speed.py write it; NAME `suites` is the list of those that are shipped.
+`<!-- table: NAME by variant -->` for rows called "method, variant". What stands between it and `<!-- end -->` is
+replaced by the tables of benchmarks/results/NAME, a folder of runs, or of NAME.json, as drift.py and speed.py write
+it; NAME `suites` is the list of those that are shipped.
 """
 
 from __future__ import annotations

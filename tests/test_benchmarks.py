@@ -11,9 +11,12 @@ from types import ModuleType
 import pytest
 
 from duallora.backbone import Backbone
-from duallora.bench.aggregate import collect
+from duallora.bench.aggregate import WITHOUT_CLASS_STATISTICS, collect, tables
+from duallora.bench.include import with_included
 from duallora.bench.index import Index
 from duallora.config import load_config
+from duallora.methods.registry import get_method
+from duallora.training.settings import TrainingSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,6 +70,37 @@ def test_tables_in_pages_are_those_of_the_results(tmp_path: Path) -> None:
         docs.filled("<!-- table: nowhere -->\nkept\n<!-- end -->", RESULTS)
         == "<!-- table: nowhere -->\nkept\n<!-- end -->"
     )
+
+
+def test_searched_rates_are_the_best_that_the_search_found() -> None:
+    """Within half a point in each table; class Gaussians below `ncm` may stay there."""
+    lines = [line for line in collect(RESULTS / "search", Index.load(RESULTS / "search")) if line.runs]
+    ncm = next(line.figure("a_last").mean for line in lines if line.row == "ncm")
+    found: dict[tuple[str, str], dict[float, float]] = {}
+    for group, held in tables(lines).items():
+        for line in held:
+            config, mean = line.runs[0].config, line.figure("a_last").mean
+            by_rate = found.setdefault((group, config["method"]["name"]), {})
+            rate = config["training"]["learning_rate"]
+            by_rate[rate] = max(mean, by_rate.get(rate, 0.0))
+    rows = with_included({"include": ["standard", "searched"]}, "here")["rows"]
+    seen = set()
+    for name, row in rows.items():
+        method, readouts = row["method"]["name"], set(row.get("readouts", ()))
+        if method in ("ncm", "slda", "joint") or row["method"].get("options"):
+            continue
+        recommended = get_method(method).recommended.get("learning_rate", TrainingSettings().learning_rate)
+        rate = row.get("training", {}).get("learning_rate", recommended)
+        for group in ("none", "statistics"):
+            there = (
+                readouts & set(WITHOUT_CLASS_STATISTICS) if group == "none" else readouts - {*WITHOUT_CLASS_STATISTICS}
+            )
+            by_rate = found.get((group, method))
+            if by_rate and (there or not readouts):
+                most = max(by_rate.values())
+                assert by_rate[rate] >= most - 0.005 or (group == "statistics" and most < ncm), (name, group)
+                seen.add((group, method))
+    assert seen == {key for key in found if key[1] not in ("ncm", "joint")}
 
 
 def test_drift_is_measured_block_by_block(monkeypatch: pytest.MonkeyPatch, backbones: Callable[..., Backbone]) -> None:

@@ -55,23 +55,47 @@ def readouts_table(folder: Path) -> str:
 
 
 def variants_table(folder: Path) -> str:
-    """A last by each row's own read-out, of rows named "method, variant": a line per method, a column per variant."""
+    """A last of rows named "method, variant": a line per method, a column per variant.
+
+    Once by each row's own read-out, then for both tables of a suite by the best that stands there, which is named.
+    """
     index = Index.load(folder)
-    own = {line.row: line for line in collect(folder, index) if line.runs and line.label == line.row}
+    measured = [line for line in collect(folder, index) if line.runs]
+    own = [line for line in measured if line.label == line.row]
     if not own:
         return "No run has finished yet.\n"
-    pairs = {name: name.partition(", ")[::2] for name in index.rows}
-    variants = list(dict.fromkeys(variant for _, variant in pairs.values() if variant))
-    rows = []
+    alone = [f"`{line.row}`: {percent(line.figure('a_last'))}." for line in own if ", " not in line.row]
+    about = " ".join([facts([run for line in own for run in line.runs]), "A last.", *alone])
+    parts = [about, "**By own read-out**", _variants(index, own)]
+    for group, held in tables(measured).items():
+        parts += [f"**{TITLES[group]}**, each by the best of its read-outs", _variants(index, held, named=True)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _variants(index: Index, lines: Sequence[Line], named: bool = False) -> str:
+    """A table of the best line of each row; `named` says by which read-out."""
+    pairs = {name: name.partition(", ")[::2] for name in index.rows if ", " in name}
+    variants, rows = list(dict.fromkeys(variant for _, variant in pairs.values())), []
     for method in dict.fromkeys(method for method, _ in pairs.values()):
-        figures = [line.figure("a_last") if (line := own.get(f"{method}, {v}")) else None for v in variants]
-        most = max((figure.mean for figure in figures if figure), default=None)
-        told = [f"**{percent(f)}**" if f and f.mean == most else percent(f) for f in figures]
-        if most is not None:
-            rows.append([_cell(method), *told])
-    alone = [f"`{name}`: {percent(own[name].figure('a_last'))}." for name in own if not pairs[name][1]]
-    about = " ".join([facts([run for line in own.values() for run in line.runs]), "A last by own read-out.", *alone])
-    return f"{about}\n\n{_table(['row', *variants], rows)}\n"
+        told, means = [], []
+        for variant in variants:
+            held = [
+                (f.mean, f, line)
+                for line in lines
+                if line.row == f"{method}, {variant}"
+                if (f := line.figure("a_last"))
+            ]
+            mean, figure, line = max(held, key=lambda one: one[0], default=(-1.0, None, None))
+            means.append(mean)
+            told.append(percent(figure) + (f" {line.readout}" if named and line and line.readout else ""))
+        if max(means) >= 0:
+            rows.append(
+                [
+                    _cell(method),
+                    *(f"**{cell}**" if m == max(means) else cell for cell, m in zip(told, means, strict=True)),
+                ]
+            )
+    return _table(["row", *variants], rows)
 
 
 def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str:
