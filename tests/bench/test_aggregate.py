@@ -175,7 +175,7 @@ def test_by_variant_each_method_is_a_line(filled: Callable[..., Any]) -> None:
     none, statistics = text.split("**Keeps no class statistics**")[1].split("**Keeps class statistics (")
     assert f"| lora | {'**' if means[0] == max(means) else ''}{pair[0]} heads" in none
     assert "slda" not in none and "| slda |" in statistics
-    assert f"{told['lora, fast+gaussian']} gaussian" in statistics
+    assert f"{told['lora, fast, gaussian']} gaussian" in statistics
 
 
 def test_markdown_holds_all_columns_and_each_training_costs_once(filled: Callable[..., Any]) -> None:

@@ -146,6 +146,16 @@ def test_keys_and_values_share_what_they_read_and_only_b_and_the_head_train(back
     assert trained == backbone.depth * 2 * d * 2 + 2 * d + 2  # B of keys and values in each block; weight and bias
 
 
+def test_the_head_may_learn_at_a_rate_of_its_own(backbone: Backbone) -> None:
+    method = InfLoRA(backbone, InfLoRAConfig(head_rate=2.0))
+    seen = []
+    learn(method, 0, torch.randn(8, 3, 16, 16), (0, 1), lambda m: seen.append(m.groups()))
+    branches, heads = seen[0]
+    assert (branches.rate, heads.rate) == (1.0, 2.0)
+    assert [tuple(p.shape) for p in heads.parameters] == [(2, backbone.dim), (2,)]
+    assert len(branches.parameters) == 2 * len(method.sites)
+
+
 def test_the_threshold_rises_with_the_tasks_where_their_number_is_known(backbones: Callable[..., Backbone]) -> None:
     assert InfLoRAConfig(lamb=0.9).threshold(7) == 0.9
     assert math.isclose(InfLoRAConfig(lamb=0.95, tasks=10).threshold(4), 0.95 + 0.05 * 4 / 10)

@@ -163,6 +163,25 @@ def test_a_direction_that_earlier_ones_express_is_absorbed(backbone: Backbone) -
     assert len(method.magnitudes) == 3
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_task_of_one_class_leaves_no_random_direction(backbones: Callable[..., Backbone], before: int) -> None:
+    """Its loss is zero: the direction is as it was drawn, which at length one would act like any other."""
+    method, other = taught(backbones(), before), made(backbones())
+    weight = [site.weight.clone() for site in method.sites]
+    learn(method, before, images(8, 9), (2 * before,), take_a_step)
+    assert len(method.magnitudes) == before
+    for site, old in zip(method.sites, weight, strict=True):
+        torch.testing.assert_close(site.weight, old)
+    assert "no direction is kept" in method.log.notes[0]
+    other.load_state(method.state())
+    for m in (method, other):
+        torch.manual_seed(1)
+        learn(m, before + 1, images(8, 10), (2 * before + 1, 2 * before + 2), take_a_step)
+        assert len(m.magnitudes) == before + 1 and not m.log.notes
+    assert torch.equal(method.sites[0].weight, other.sites[0].weight)
+    assert not torch.allclose(method.sites[0].weight, weight[0])
+
+
 def test_absorbing_what_a_restart_forgets_is_refused() -> None:
     with pytest.raises(ValidationError, match="restart"):
         SDLoRAConfig(absorb=1e-3, restart=True)

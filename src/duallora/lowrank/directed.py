@@ -36,6 +36,7 @@ class DirectedLinear(nn.Module):
         self.live = nn.ModuleDict()  # A, B of the direction in training
         self.alpha: tuple[Tensor, ...] = ()  # magnitudes, shared by all maps; in a tuple: not this module's own
         self.original: dict[str, Tensor] = {}  # the weight's rows, while a sum is folded into them
+        self.start: dict[str, tuple[Tensor, Tensor]] = {}  # the direction in training as it began
 
     @property
     def weight(self) -> Tensor:
@@ -85,13 +86,26 @@ class DirectedLinear(nn.Module):
             if self.normalise_live:
                 nn.init.normal_(new.B, std=0.02)  # B = 0 would have no direction
             self.live[name] = new.to(device)
+            self.start[name] = (new.A.detach().clone(), new.B.detach().clone())
         self.owner = torch.cat([self.owner, self.owner.new_full((rank,), K)])
         self.alpha = (alpha,)
+
+    def turned(self) -> float:
+        """By how much training has turned the direction in training, 1 - its cosine with where it began; the most of
+        all targets. Weight decay alone turns nothing.
+        """
+        most = 0.0
+        for name, (A, B) in self.start.items():
+            new = cast(LowRank, self.live[name])
+            pair = torch.cat([A, new.A.detach()]).double(), torch.cat([B, new.B.detach()], 1).double()
+            G = gram(*pair, self.owner.new_tensor([0] * len(A) + [1] * len(new.A)), 2)
+            most = max(most, 1 - float(G[0, 1] / (G[0, 0] * G[1, 1]).sqrt().clamp_min(1e-30)))
+        return most
 
     def end(self) -> None:
         """Freeze the new direction as it acts."""
         self.factors = {name: (A.detach(), B.detach()) for name in self.rows for A, B in [self.acting(name)]}
-        self.live = nn.ModuleDict()
+        self.live, self.start = nn.ModuleDict(), {}
 
     def drop(self) -> None:
         """Forget the last direction."""

@@ -16,6 +16,7 @@ from duallora.lowrank.dualgpm import DualGPM
 from duallora.methods.base import (
     BackboneLike,
     Batches,
+    Group,
     MethodConfig,
     Shrinkage,
     State,
@@ -41,6 +42,7 @@ class InfLoRAConfig(MethodConfig):
     tasks: int | None = Field(
         None, ge=1, description="T, number of tasks that eps rises over; unknown by default: eps stays at lamb"
     )
+    head_rate: float = Field(1.0, gt=0, description="learning rate of the head, as a multiple of the rate")
     readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
     head_init: Literal["random", "gaussian"] = Field(
         "random",
@@ -175,13 +177,13 @@ class InfLoRA(ReadingMethod):
     - Where fewer than r directions are free, the missing rows of A_t are zero (see `DualGPM.design`).
     - A first task that uses more than d / 2 directions is stored by its complement; the authors' code stores the
       used directions themselves under the mode for free ones, a case that its settings do not reach.
-    - Published settings: Adam at 5e-4 (`recommended`) for 20 (CIFAR-100, `lamb` 0.95) or 50 epochs (ImageNet-R,
-      `lamb` 0.98).
+    - Published settings: Adam at 5e-4 for 20 epochs (both `recommended`; CIFAR-100, `lamb` 0.95) or 50 (ImageNet-R,
+      `lamb` 0.98); on DomainNet SGD, with `head_rate` 2.
     """
 
     name: ClassVar[str] = "inflora"
     Config: ClassVar[type[MethodConfig]] = InfLoRAConfig
-    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 5e-4}
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 5e-4, "epochs": 20}
     config: InfLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: InfLoRAConfig) -> None:
@@ -214,6 +216,13 @@ class InfLoRA(ReadingMethod):
                     f"block {site.block}: the task's inputs reach {free} directions that earlier tasks leave free, not "
                     f"{self.config.rank}; lower `rank` or `lamb`, or use a wider backbone."
                 )
+
+    def groups(self) -> list[Group]:
+        """The branches at the rate, the head at its multiple."""
+        heads = [p for p in self.read.parameters() if p.requires_grad]
+        held = {id(p) for p in heads}
+        branches = [p for p in self.trainable() if id(p) not in held]
+        return [Group(branches), Group(heads, self.config.head_rate)]
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head."""

@@ -21,7 +21,11 @@ class Joint(LoRA):
     """One LoRA adapter and one head trained on the images of all tasks at once, afresh at every task.
 
     It keeps every image, so it is only a yardstick: what the same adapter could reach if nothing were ever thrown away.
-    Like every method it has a row per class and task: of a class in several domains it tells the domains apart, too.
+
+    Trains, at every task anew: A and B of `placement`, one head over all rows, by cross-entropy over these. Frozen: the
+    backbone. Kept: the update, the head, class Gaussians for the other read-outs, all images. One pass per image. Like
+    every method it has a row per class and task: of a class in several domains it tells the domains apart, too, which
+    costs it something as an upper bound.
     """
 
     name: ClassVar[str] = "joint"

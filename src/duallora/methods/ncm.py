@@ -13,9 +13,10 @@ TEMPERATURE = 0.05  # turns cosines into logits whose softmax serves as a confid
 
 
 class NCM(Method):
-    """Frozen backbone, cosine to the nearest class mean (SimpleCIL, Zhou et al. 2023): the no-adaptation row.
+    """Frozen backbone, cosine to the nearest class mean: the no-adaptation row.
 
-    Nothing trains. Kept per task: one mean of l2-normalised features per class. One pass per image.
+    As SimpleCIL (Zhou et al. 2023, arXiv 2303.07338), but for the means, which are of normalised features, so that no
+    image weighs more than another. Nothing trains. Kept per task: one mean per class. One pass per image.
     """
 
     name: ClassVar[str] = "ncm"

@@ -29,7 +29,7 @@ class OLoRA(FoldingLoRA):
     "Orthogonal Subspace Learning for Language Model Continual Learning". In task t every adapted map has
 
         W_t = W_0 + sum_{i <= t} B_i A_i        A_i (r, d), B_i (rows, r)
-        loss = CE + lambda sum_{i < t} sum_{jk} |(A_i A_t^T)_jk|, summed over the adapted maps
+        loss = CE + lambda sum_{i < t} sum_{jk} (A_i A_t^T)_jk^2 or |(A_i A_t^T)_jk|, summed over the adapted maps
 
     so that the rows of A_t, the input directions that the new task reads, keep clear of those of earlier tasks.
 
@@ -39,9 +39,10 @@ class OLoRA(FoldingLoRA):
 
     The paper adapts language models by the queries and values of each attention, so these are the default placement.
     It generates its answers; here, as in every method of this library, each task has a head of its own, trained on
-    that task's classes and joined to the others for prediction. The weight 0.5 is that of public training scripts,
-    which sum absolute values; whether it suits a vision backbone is not said anywhere. "squared" is a smooth variant.
-    The optional penalty on the norm of the new factors, off in those scripts, is left out.
+    that task's classes and joined to the others for prediction. The paper sums squares ("squared"); the authors'
+    trainer absolute values, and the weight 0.5 is that of its scripts; whether it suits a vision backbone is not said
+    anywhere. Those scripts also scale updates by alpha / r = 4 and drop inputs out at 0.1: here neither. Their optional
+    penalty on the norm of the new factors, which they leave off, is left out.
     """
 
     name: ClassVar[str] = "olora"

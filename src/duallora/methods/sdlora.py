@@ -16,6 +16,8 @@ from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage
 from duallora.methods.lora import Placement
 from duallora.methods.reading import ReadingMethod
 
+_TURNED = 1e-6  # 1 - cosine from which a direction counts as learned; rounding is far below
+
 
 class SDLoRAConfig(MethodConfig):
     """Options of `sdlora`.
@@ -96,6 +98,8 @@ class SDLoRA(ReadingMethod):
     - `absorb`: one set of coefficients for all blocks and maps, as the magnitudes are shared; the residual is squared,
       summed over them and divided by the direction's own square. How the paper scales its 9e-4 was not found.
     - `reduced`: tasks are counted from one.
+    - A task that turns no normalised direction, such as one of a single class, keeps none: at length one what was drawn
+      at random would act like a learned one.
     """
 
     name: ClassVar[str] = "sdlora"
@@ -133,10 +137,15 @@ class SDLoRA(ReadingMethod):
 
     def end_task(self, batches: Batches) -> None:
         """Freeze or absorb the direction, fold the sum, one pass for the class Gaussians."""
+        learned = self.config.current != "normalised" or any(site.turned() > _TURNED for site in self._sites())
         for site in self._sites():
             site.end()
         self._settle(self.magnitudes.detach())
-        self._absorb()
+        if learned:
+            self._absorb()
+        else:
+            self._drop(self.magnitudes.detach()[:-1])
+            self.log.notes.append("nothing was learned (a task of one class teaches nothing): no direction is kept")
         for site in self._sites():
             site.fold(self.magnitudes)
         super().end_task(batches)
@@ -152,10 +161,14 @@ class SDLoRA(ReadingMethod):
         c, rest = combination(torch.stack([site.gram(len(alpha)) for site in self._sites()]).sum(0))
         if rest >= self.config.absorb:
             return
-        self._settle(alpha[:-1] + alpha[-1] * c.to(alpha))
+        self._drop(alpha[:-1] + alpha[-1] * c.to(alpha))
+        self.log.notes.append(f"direction absorbed by the {len(c)} earlier ones; {rest:.1e} of its square was dropped")
+
+    def _drop(self, alpha: Tensor) -> None:
+        """Forget the new direction; `alpha` are the magnitudes of the others from here on."""
+        self._settle(alpha)
         for site in self._sites():
             site.drop()
-        self.log.notes.append(f"direction absorbed by the {len(c)} earlier ones; {rest:.1e} of its square was dropped")
 
     def state(self) -> State:
         """Read-out, magnitudes, factors of all directions."""

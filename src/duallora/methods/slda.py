@@ -24,9 +24,10 @@ class SLDA(ReadingMethod):
     """Frozen backbone, class means and one shared covariance, streaming (Deep SLDA, Hayes & Kanan 2020).
 
     Nothing trains. Kept: one mean per class, one covariance in all; for "quadratic", which the paper does not have, the
-    widest directions of each class besides. One pass per image. Two differences from the paper, both in its favour: the
-    covariance is the exact pooled one (the paper's running update approximates it), and it is shrunk by OAS rather than
-    by a fixed 1e-4 (`shrinkage=1e-4` gives the paper's).
+    widest directions of each class besides. One pass per image. Differences from the paper, all in its favour: the
+    covariance is the exact pooled one (the paper's running update approximates it), it is shrunk by OAS towards a
+    multiple of the identity (the paper adds a fixed 1e-4 of the identity itself), and the features are those of all
+    levels of the backbone (`levels: 0` for the final one alone).
     """
 
     name: ClassVar[str] = "slda"

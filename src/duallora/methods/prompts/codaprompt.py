@@ -62,13 +62,13 @@ class CODAPrompt(TwoPassMethod):
     start by Gram-Schmidt against all earlier ones, as in the authors' later code; when a block has no free direction
     left (K and A have d), as random unit vectors, which is this library's choice and noted in the log. The penalty is
     the mean over the entries of the squared matrix; its weight lambda is 0 by default, as the authors' scripts have it
-    since they start by Gram-Schmidt (before, they had 0.1 times a millionth of that mean). Epochs stay the library's,
-    20 in the authors' scripts; their rate (`recommended`) is for batches of 128.
+    since they start by Gram-Schmidt (before, they had 0.1 times a millionth of that mean). Rate and epochs
+    (`recommended`) are those of the authors' scripts on CIFAR-100, there for batches of 128.
     """
 
     name: ClassVar[str] = "codaprompt"
     Config: ClassVar[type[CODAPromptConfig]] = CODAPromptConfig
-    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 1e-3}
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 1e-3, "epochs": 20}
     config: CODAPromptConfig
 
     def __init__(self, backbone: BackboneLike, config: CODAPromptConfig) -> None:
