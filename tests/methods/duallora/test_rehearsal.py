@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +13,7 @@ from duallora.backbone import Backbone
 from duallora.methods.duallora import rehearsal
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
-from duallora.methods.duallora.rehearsal import FOLDS, SHARES, Rehearsal, log_probability
+from duallora.methods.duallora.rehearsal import FOLDS, SHARES, Rehearsal, told
 from tests_support import features_of_classes, learn, take_a_step
 
 FIVE = (0, 1, 2, 3, 4)
@@ -41,17 +40,17 @@ def trained(method: DualLoRA) -> list[Tensor]:
     return [p.detach().clone() for site in method.sites for p in site.orthogonal.parameters()]
 
 
-def results(monkeypatch: pytest.MonkeyPatch, *log_p: float) -> None:
-    """What `log_probability` is to answer, share by share, in each of the two turns."""
-    answers = iter(log_p + tuple(2 * n for n in log_p))  # the turns add up
-    monkeypatch.setattr(rehearsal, "log_probability", lambda x, y, out, classes: next(answers))
+def results(monkeypatch: pytest.MonkeyPatch, *right: int) -> None:
+    """What `told` is to answer, share by share, in each of the two turns."""
+    answers = iter(right + tuple(2 * n for n in right))  # the turns add up
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: next(answers))
 
 
-def test_log_probability_as_worked_out_in_numpy() -> None:
+def test_told_rightly_as_worked_out_in_numpy() -> None:
     x, y = features_of_classes((7, 8, 9, 6), d=4)
     x = x + 3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))  # so that some are wrong
     out = y % 2 == 1
-    total = 0.0
+    right = 0
     a, b = x.double().numpy(), y.numpy()
     fold = np.array([(b[:i] == b[i]).sum() % FOLDS if out[i] else -1 for i in range(len(b))])
     for f in range(FOLDS):
@@ -64,9 +63,9 @@ def test_log_probability_as_worked_out_in_numpy() -> None:
         alpha = min(1, ((1 - 2 / d) * square + trace**2) / ((n + 1 - 2 / d) * (square - trace**2 / d)))
         sigma = (1 - alpha) * sigma + alpha * trace / d * np.eye(d)
         scores = a @ np.linalg.solve(sigma, mu.T) - 0.5 * (mu.T * np.linalg.solve(sigma, mu.T)).sum(0)
-        scores = 0.15 * scores[fold == f]
-        total += (scores[np.arange(len(scores)), b[fold == f]] - np.log(np.exp(scores).sum(1))).sum()
-    assert log_probability(x, y, out, 4) == pytest.approx(total, rel=1e-4)
+        right += int((scores.argmax(1) == b)[fold == f].sum())
+    assert 0 < right < int(out.sum())
+    assert told(x, y, out, 4) == right
 
 
 def test_classes_left_out_do_not_train(backbone: Backbone) -> None:
@@ -93,7 +92,7 @@ def test_classes_left_out_do_not_train(backbone: Backbone) -> None:
 def test_both_turns_and_the_session_start_alike_and_the_network_has_not_moved(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results(monkeypatch, -5, -4, -1, -2, -3)
+    results(monkeypatch, 1, 2, 5, 4, 3)
     method = made(backbone)
     before, starts, moved, rates = weights(method), [], [], []
 
@@ -116,7 +115,7 @@ def test_each_share_is_measured_with_the_network_there_and_by_all_features(
     backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, seen = backbones(levels=2), []
-    monkeypatch.setattr(rehearsal, "log_probability", lambda x, y, out, classes: seen.append(x) or 0.0)
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: seen.append(x) or 0)
     method = made(backbone)
     x, expected = images(20), []
 
@@ -144,18 +143,16 @@ def test_each_share_is_measured_with_the_network_there_and_by_all_features(
 def test_what_ran_away_is_no_way_to_go() -> None:
     x, y = features_of_classes((4, 4), d=3)
     x[0, 0] = torch.nan
-    assert log_probability(x, y, y == 1, 2) == -math.inf
+    assert told(x, y, y == 1, 2) == 0
 
 
 @pytest.mark.parametrize(
-    ("log_p", "share"),
-    [((-3, -2.5, -2.1, -2.2, -9), 0.5), ((-5, -4, -3, -2, -1), 1.0), ((-5, -1, -4, -1, -math.inf), 0.25)],
-    ids=str,
+    ("right", "share"), [((1, 2, 5, 4, 3), 0.5), ((1, 2, 3, 4, 5), 1.0), ((1, 5, 2, 5, 4), 0.25)], ids=str
 )
 def test_it_goes_as_far_as_was_best(
-    log_p: tuple[float, ...], share: float, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    right: tuple[int, ...], share: float, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results(monkeypatch, *log_p)
+    results(monkeypatch, *right)
     method = made(backbone)
     before, updates, counts = weights(method), [], []
 
@@ -176,7 +173,7 @@ def test_it_goes_as_far_as_was_best(
 
 
 def test_where_it_does_not_help_there_is_none(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    results(monkeypatch, -3, -3, -3.1, -4, -math.inf)
+    results(monkeypatch, 3, 3, 2, 1, 0)
     method = made(backbone)
     before, counts = weights(method), []
     learn(method, 0, images(20), FIVE, lambda m: counts.append(m.stages) or take_a_step(m))
@@ -196,7 +193,7 @@ def test_too_few_classes_to_rehearse_with(backbone: Backbone) -> None:
 
 
 def test_a_saved_state_learns_on_the_same(backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
-    results(monkeypatch, -5, -4, -1, -2, -3)
+    results(monkeypatch, 1, 2, 5, 4, 3)
     method, other = made(backbones()), made(backbones())
     learn(method, 0, images(20), FIVE, take_a_step)
     other.load_state({k: v.clone() for k, v in method.state().items()})

@@ -70,8 +70,8 @@ class FirstSession(nn.Module):
         self.share, self.rehearsal = rehearsal.finish(), None
         if not self.share:
             self.plan.remove("network")
-        each = ", ".join(f"{s / rehearsal.seen:.3f} at {a:.0%}" for a, s in zip(SHARES, rehearsal.log_p, strict=True))
+        each = ", ".join(f"{n / rehearsal.seen:.1%} at {s:.0%}" for s, n in zip(SHARES, rehearsal.right, strict=True))
         return (
-            f"first session: {self.share:.0%} of the way, by the log-probability of classes left out in rehearsal "
-            f"({rehearsal.seen} images), on average {each}"
+            f"first session: {self.share:.0%} of the way, by classes left out in rehearsal, of whose {rehearsal.seen} "
+            f"images it got right {each}"
         )
