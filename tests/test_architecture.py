@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "duallora"
 LAYERS = {
     "errors": 0,
     "compat": 0,
+    "schema": 0,
     "versions": 0,
     "answers": 1,
     "files": 1,
@@ -31,6 +32,7 @@ LAYERS = {
     "artefact": 6,
     "config": 6,
     "evaluation": 7,
+    "settings_page": 7,
     "learner": 8,
     "report": 8,
     "evaluation.runner": 9,

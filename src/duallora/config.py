@@ -65,16 +65,16 @@ class StreamConfig(Closed):
 class MethodChoice(Closed):
     """Which method, and its options."""
 
-    name: str = "duallora"
-    options: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field("duallora", description="one of those below")
+    options: dict[str, Any] = Field(default_factory=dict, description="its own, below")
 
 
 class BackboneChoice(Closed):
     """Which backbone."""
 
-    name: str = "bundled"
+    name: str = Field("bundled", description="`bundled`, or any plain ViT of timm by its name there")
     weights: str | None = Field(None, description="a local file with the weights")
-    pretrained: bool = True
+    pretrained: bool = Field(True, description="with its published weights; false: random ones")
     image_size: int | None = Field(None, ge=8, description="input size in pixels, where not the backbone's own")
     levels: int | None = Field(
         None,
@@ -99,7 +99,7 @@ class RunConfig(Closed):
     cumulative_steps: Literal["all", "last"] = Field(
         "all", description="when a cumulative method (joint) is trained: after every task, or the last"
     )
-    device: str = "auto"
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, ...; auto: a GPU where there is one")
 
 
 class ModelConfig(Closed):
@@ -109,7 +109,7 @@ class ModelConfig(Closed):
     backbone: BackboneChoice = Field(default_factory=BackboneChoice)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     seed: int = Field(0, ge=0, lt=2**32, strict=True, description="of weights, order of images and augmentation")
-    device: str = "auto"
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, ...; auto: a GPU where there is one")
 
 
 Config = TypeVar("Config", RunConfig, ModelConfig)

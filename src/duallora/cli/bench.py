@@ -49,7 +49,11 @@ def bench(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option("--protocol", metavar="NAME", help="Measure as a publication did, and show its figures."),
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="Run as near to a publication's settings as is known, and show its figures.",
+        ),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,

@@ -26,10 +26,10 @@ class AlignSettings(MethodConfig):
 
     epochs: int = Field(5, ge=0, description="passes over freshly drawn features after each task; 0 aligns nothing")
     samples: int = Field(256, ge=1, description="features drawn per class and epoch")
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, description="drawn features per step")
     learning_rate: float = Field(0.01, gt=0, description="of SGD; falls by a half cosine, epoch by epoch")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of the heads")
     logit_norm: float | None = Field(
         0.1, gt=0, description="temperature of the normalised logits; None leaves the logits as they are"
     )

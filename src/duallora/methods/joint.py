@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from duallora.methods.base import BackboneLike, Batches, Cost, MethodConfig, TaskInfo
 from duallora.methods.lora import AdapterConfig, LoRA, LoRAConfig
 from duallora.methods.readout import Readout
@@ -14,7 +16,10 @@ class JointConfig(LoRAConfig):
     """Options of `joint`: those of `lora`, with the start of the head that serves one head over all classes best."""
 
     readout: Literal["heads", "gaussian", "quadratic", "product"] = "heads"
-    head_init: Literal["random", "gaussian"] = "gaussian"
+    head_init: Literal["random", "gaussian"] = Field(
+        "gaussian",
+        description="start of a new head: small random weights, or the discriminant of the features before training",
+    )
 
 
 class Joint(LoRA):

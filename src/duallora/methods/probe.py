@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from duallora.methods.base import BackboneLike, MethodConfig, Shrinkage
@@ -14,8 +15,11 @@ class ProbeConfig(MethodConfig):
     """Options of `probe`."""
 
     readout: Literal["heads", "tasks", "gaussian", "quadratic", "product"] = "heads"
-    head_init: Literal["random", "gaussian"] = "random"
-    shrinkage: Shrinkage = "oas"
+    head_init: Literal["random", "gaussian"] = Field(
+        "random",
+        description="start of a new head: small random weights, or the discriminant of the features before training",
+    )
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class Probe(ReadingMethod):

@@ -17,7 +17,7 @@ class SLDAConfig(MethodConfig):
     readout: Literal["gaussian", "quadratic"] = Field(
         "gaussian", description="one covariance for all classes, or on some features each class's own besides"
     )
-    shrinkage: Shrinkage = "oas"
+    shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
 class SLDA(ReadingMethod):

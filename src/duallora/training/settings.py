@@ -20,10 +20,10 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(5, ge=0, strict=True, description="passes over the training images of a task")
-    batch_size: int = Field(64, ge=1, strict=True)
+    batch_size: int = Field(64, ge=1, strict=True, description="images per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak rate")
-    weight_decay: float = Field(0.0, ge=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(0.0, ge=0, description="decoupled from the gradient under adamw")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum 0.9")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the rate rises")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="of the rate once it has risen: falls to zero by half a cosine, or stays"
