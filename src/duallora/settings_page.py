@@ -14,9 +14,9 @@ INTRODUCTION = """\
 # Settings
 
 Every key of a run. A YAML file has them as it is nested (`configs/digits.yaml` is one), the command line as
-`--set training.epochs=3`, a [suite](benchmarks.md#suites) under `base` and in its rows; Python's
-`Learner.create(name, method=..., epochs=3, rank=8)` takes the options of the method and those of `training` by their
-names. `duallora learn` takes method, backbone, training, seed and device; the stream is the folder. What a method
+`--set training.epochs=3`, a [suite](benchmarks.md#suites) under `base` and in its rows; [Python's](python.md)
+`Learner.create(config={"rank": 4}, training={"epochs": 3})` takes the options of the method and those of `training` by
+their names. `duallora learn` takes method, backbone, training, seed and device; the stream is the folder. What a method
 recommends goes before the defaults here where nothing is set.
 
 This page is written by `python -m duallora.settings_page > docs/settings.md`.
