@@ -58,6 +58,15 @@ def test_overrides_win_over_the_file_and_have_types(tmp_path: Path) -> None:
     assert (config.stream.increment, config.stream.order_seed, config.backbone.image_size) == ([5, 5], 1, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("root=my data #2", "my data #2"), ("root='a #b'", "a #b"), ("root=a#b", "a#b"), ("root=3 # three", 3)],
+    ids=str,
+)
+def test_a_hash_in_a_text_is_part_of_it(text: str, value: object) -> None:
+    assert apply_overrides({}, [text]) == {"root": value}
+
+
 def test_overrides_leave_what_they_are_given_alone() -> None:
     data = {"training": {"epochs": 1}}
     assert apply_overrides(data, ["training.epochs=2", "seed=3"]) == {"training": {"epochs": 2}, "seed": 3}

@@ -197,6 +197,9 @@ def shipped_configs() -> list[str]:
 
 def _yaml_value(value: str, text: str) -> Any:
     try:
-        return parse_yaml(value)
+        read = parse_yaml(value)
+        if isinstance(read, str) and value.strip().startswith(f"{read} #"):  # YAML takes the rest for a comment
+            return value.strip()
+        return read
     except yaml.YAMLError as error:
         raise DualLoRAError(f"cannot set '{text}': the value is no YAML; put it in quotes: \"'...'\"") from error
