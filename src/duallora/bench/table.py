@@ -73,28 +73,24 @@ def variants_table(folder: Path) -> str:
 
 
 def _variants(index: Index, lines: Sequence[Line], named: bool = False) -> str:
-    """A table of the best line of each row; `named` says by which read-out."""
+    """A table of each row's first line, of lines with the best first; `named` says by which read-out."""
     pairs = {name: name.partition(", ")[::2] for name in index.rows if ", " in name}
     variants, rows = list(dict.fromkeys(variant for _, variant in pairs.values())), []
+    best: dict[str, Line] = {}
+    for line in lines:
+        best.setdefault(line.row, line)
     for method in dict.fromkeys(method for method, _ in pairs.values()):
-        told, means = [], []
-        for variant in variants:
-            held = [
-                (f.mean, f, line)
-                for line in lines
-                if line.row == f"{method}, {variant}"
-                if (f := line.figure("a_last"))
-            ]
-            mean, figure, line = max(held, key=lambda one: one[0], default=(-1.0, None, None))
-            means.append(mean)
-            told.append(percent(figure) + (f" {line.readout}" if named and line and line.readout else ""))
-        if max(means) >= 0:
-            rows.append(
-                [
-                    _cell(method),
-                    *(f"**{cell}**" if m == max(means) else cell for cell, m in zip(told, means, strict=True)),
-                ]
-            )
+        held = [best.get(f"{method}, {variant}") for variant in variants]
+        figures = [line.figure("a_last") if line else None for line in held]
+        most = max((figure.mean for figure in figures if figure), default=None)
+        if most is None:
+            continue
+        told = [
+            percent(figure) + (f" {line.readout}" if named and line and line.readout else "")
+            for figure, line in zip(figures, held, strict=True)
+        ]
+        bold = [f"**{t}**" if f and f.mean == most else t for f, t in zip(figures, told, strict=True)]
+        rows.append([_cell(method), *bold])
     return _table(["row", *variants], rows)
 
 

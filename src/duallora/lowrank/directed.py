@@ -91,8 +91,9 @@ class DirectedLinear(nn.Module):
         self.alpha = (alpha,)
 
     def turned(self) -> float:
-        """By how much training has turned the direction in training, 1 - its cosine with where it began; the most of
-        all targets. Weight decay alone turns nothing.
+        """1 - cosine between the direction in training and where it began, the most of all targets.
+
+        Weight decay alone turns nothing.
         """
         most = 0.0
         for name, (A, B) in self.start.items():
