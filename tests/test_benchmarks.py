@@ -12,9 +12,13 @@ import pytest
 
 from duallora.backbone import Backbone
 from duallora.bench.aggregate import WITHOUT_CLASS_STATISTICS, collect, tables
+from duallora.bench.cells import make_grid, merged
 from duallora.bench.include import with_included
 from duallora.bench.index import Index
-from duallora.config import load_config
+from duallora.bench.load import load_suite
+from duallora.bench.state import difference
+from duallora.config import RunConfig, load_config
+from duallora.evaluation.results import RunResults
 from duallora.methods.registry import get_method
 from duallora.training.settings import TrainingSettings
 
@@ -43,6 +47,20 @@ def test_published_results_can_be_read(folder: Path) -> None:
             assert "/" not in config["stream"]["source"]
             assert config["stream"]["root"] is None
             assert config["backbone"]["weights"] is None
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_results_are_of_the_suites_settings(folder: Path) -> None:
+    """What a table says of a row was measured under what the suite says of it now."""
+    grid = make_grid(folder.name, load_suite(folder.name)[1], folder.parent)
+    places = {cell.folder.relative_to(grid.folder): cell.config.model_dump(mode="json") for cell in grid.cells}
+    found = {path.parent.relative_to(folder): RunResults.load(path) for path in folder.glob("*/*/results.json")}
+    assert found
+    assert set(found) <= set(places)
+    for place, results in found.items():
+        source = {"stream": {"source": results.config["stream"]["source"], "root": None}}
+        wanted = RunConfig.model_validate(merged(places[place], source))
+        assert difference(results.config, wanted, finished=True) is None, place
 
 
 def test_tables_in_pages_are_those_of_the_results(tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_where_it_ran_and_defaults_of_options_make_no_difference(grid_of: Make, 
     assert state_of(cell).kind == "done"
 
 
+def test_options_that_idle_make_no_difference(grid_of: Make, finished: Callable[..., Any]) -> None:
+    cell = grid_of(rows={"duallora": {"method": {"name": "duallora"}}}).cells[0]
+    finished(cell)
+    change_config(cell, "method", "options", {"first_share": 0.5})
+    assert state_of(cell).kind == "done"
+    change_config(cell, "method", "options", {"class_rank": 4})
+    assert state_of(cell).kind == "altered"
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_how_many_images_go_through_at_once_makes_no_difference(
     grid_of: Make, finished: Callable[..., Any], whole: bool

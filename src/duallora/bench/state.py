@@ -119,7 +119,7 @@ def difference(held: Any, config: RunConfig, *, finished: bool) -> str | None:
     Args:
         held: as in config.json or results.json.
         config: as the suite says.
-        finished: whether only what was measured counts, and options are compared with their defaults written out.
+        finished: whether only what was measured counts: options with their defaults written out, idle ones apart.
     """
     try:
         found, wanted = (_settled(data, finished) for data in (held, config.model_dump(mode="json")))
@@ -141,7 +141,8 @@ def _settled(data: Any, finished: bool) -> dict[str, Any]:
     settled = RunConfig.model_validate(data | {"method": method}).model_dump(mode="json")
     options = settled["method"]["options"]
     if finished:
-        options = get_method(settled["method"]["name"]).Config.model_validate(options).model_dump(mode="json")
+        checked = get_method(settled["method"]["name"]).Config.model_validate(options)
+        options = checked.model_dump(mode="json", exclude=set(checked.idle()))
     settled["method"]["options"] = {}
     flat = {f"method.options.{key}": value for key, value in json.loads(json.dumps(options)).items()}
     for part, value in settled.items():

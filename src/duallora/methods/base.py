@@ -53,6 +53,10 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def idle(self) -> frozenset[str]:
+        """Names of options that make no difference as the others are: runs that differ in them alone are the same."""
+        return frozenset()
+
 
 @dataclass(frozen=True)
 class TaskInfo:

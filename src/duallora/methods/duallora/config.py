@@ -114,6 +114,16 @@ class DualLoRAConfig(MethodConfig):
         True, description="move earlier Gaussians along with the change of features that the new images show"
     )
 
+    def idle(self) -> frozenset[str]:
+        """Options of a first session or of the class token's residuals where there are none.
+
+        >>> sorted(DualLoRAConfig().idle()), sorted(DualLoRAConfig(first_rate=3.0).idle())
+        (['first_placement', 'first_share'], [])
+        """
+        session = () if self.orthogonal and self.first_rate is not None else ("first_share", "first_placement")
+        residual = () if self.residual_class else ("class_rank", "class_blocks", "class_rate", "class_smoothing")
+        return frozenset((*session, *residual))
+
     def adapts(self, task: int) -> Placement:
         """The maps whose orthogonal adapters train in a task, counted from 0."""
         if not self.orthogonal:
