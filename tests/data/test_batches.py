@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from duallora.data import Batches, ImageSet, Preprocessing, scan_classes
 from duallora.data import batches as module
 from duallora.data import imageset as imageset_module
 from duallora.data.images import decode
-from duallora.data.transforms import normalise
+from duallora.data.transforms import Augment, normalise
 from duallora.errors import DualLoRAError
 
 Writer = Callable[..., Path]
@@ -163,6 +164,24 @@ def test_files_do_not_depend_on_the_workers(files: ImageSet, preprocessing: Prep
 def test_files_and_cache_agree_in_evaluation(files: ImageSet, preprocessing: Preprocessing) -> None:
     cached, streamed = Batches(files, preprocessing), Batches(files, preprocessing, cache_bytes=0)
     assert same(all_of(cached), all_of(streamed))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "shift", "standard"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.8])
+def test_files_and_cache_agree_in_training(tmp_path: Path, augment: Augment, crop_pct: float) -> None:
+    """How many images a task has must not decide how they are augmented."""
+    draw = np.random.default_rng(0)
+    paths = []
+    for i, shape in enumerate([(40, 90), (90, 40), (64, 64), (16, 16), (20, 17)]):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(draw.integers(0, 255, (*shape, 3), np.uint8)).save(paths[-1])
+    images = ImageSet(("a",), torch.zeros(5, dtype=torch.int64), tuple(paths))
+    p = Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_pct=crop_pct)
+    cached, streamed = (
+        all_of(Batches(images, p, batch_size=2, train=True, augment=augment, seed=3, cache_bytes=most))
+        for most in (10**9, 0)
+    )
+    assert same(cached, streamed)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

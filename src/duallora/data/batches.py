@@ -21,6 +21,7 @@ from duallora.data.transforms import (
     TrainingTransform,
     evaluation_transform,
     normalise,
+    resized,
     training_transform,
 )
 from duallora.errors import DualLoRAError
@@ -40,8 +41,9 @@ class Batches:
     size. Without `train` the images come in their order, prepared as for evaluation. Nothing is drawn from torch's
     global generator.
 
-    Small sets of files are decoded once, at the size of evaluation, and kept with the set; larger ones are decoded as
-    they are needed, by `workers` processes that live as long as this object (so one iteration at a time, then).
+    Files are first brought to the size of evaluation, uncropped. Small sets of them are decoded once and kept with the
+    set; larger ones are decoded as they are needed, by `workers` processes that live as long as this object (so one
+    iteration at a time, then). The images are the same either way.
 
     Args:
         images: the set.
@@ -53,7 +55,7 @@ class Batches:
         workers: processes for decoding files; 0 decodes in this one. Images in memory need none.
         label_map: (classes,) int64, what to give in place of each label.
         drop_last: leave out a last batch with fewer images, unless it is the only one.
-        cache_bytes: sets of files taking at most this many bytes decoded are kept in memory.
+        cache_bytes: sets of files that take no more when decoded, were all of them square, are kept in memory.
 
     Yields:
         Images, float32 (b, 3, size, size), normalised; labels, int64 (b,).
@@ -124,12 +126,17 @@ class Batches:
         """The batches of the chosen epoch."""
         order, draws = self._drawn()
         plan = [chunk for chunk in order.split(self.batch_size) if len(chunk)][: self._batches]
-        if not self._images.in_memory and self._images.decoded_bytes(self.preprocessing.size) <= self._cache_bytes:
-            self._images = self._images.decoded(self.preprocessing.size, self.preprocessing)
-        items = self._images.items
-        batches = self._from_memory(items, plan, draws) if isinstance(items, Tensor) else self._from_files(plan, draws)
+        held = self._held()
+        batches = self._from_files(plan, draws) if held is None else self._from_memory(held, plan, draws)
         for positions, pixels in zip(plan, batches, strict=True):
             yield normalise(pixels, self.preprocessing), self._labels[positions]
+
+    def _held(self) -> Tensor | tuple[Tensor, ...] | None:
+        """The images where they are in memory, or few enough files to get there now."""
+        images, side = self._images, round(self.preprocessing.size / self.preprocessing.crop_pct)
+        if isinstance(images.items, Tensor):
+            return images.items
+        return images.resized(self.preprocessing) if images.decoded_bytes(side) <= self._cache_bytes else None
 
     def _drawn(self) -> tuple[Tensor, _Draws]:
         """The order of the images, and for each image (by position in the set) its random numbers."""
@@ -143,15 +150,19 @@ class Batches:
             return order, None
         return order, torch.rand(count, DRAWS, generator=generator).tolist()
 
-    def _from_memory(self, items: Tensor, plan: list[Tensor], draws: _Draws) -> Iterator[Tensor]:
+    def _from_memory(self, held: Tensor | tuple[Tensor, ...], plan: list[Tensor], draws: _Draws) -> Iterator[Tensor]:
         for positions in plan:
-            yield _prepare_all(items[positions], positions.tolist(), self._transform, draws)
+            chosen = positions.tolist()
+            if draws is None and isinstance(held, Tensor):
+                yield self._transform(held[positions])  # of equal sizes: at once
+            else:
+                yield torch.stack([self._transform(held[i], None if draws is None else draws[i]) for i in chosen])
 
     def _from_files(self, plan: list[Tensor], draws: _Draws) -> Iterator[Tensor]:
         if self._loader is None:
             paths = tuple(item for item in self._images.items if isinstance(item, Path))
             self._loader = DataLoader(
-                _Files(paths, self._transform),
+                _Files(paths, self._transform, self.preprocessing),
                 batch_sampler=self._sampler,
                 num_workers=self._workers,
                 persistent_workers=self._workers > 0 and self._train,  # many sets to measure on are held at once
@@ -165,23 +176,19 @@ class Batches:
             yield batch
 
 
-def _prepare_all(
-    pixels: Tensor, positions: list[int], transform: TrainingTransform | EvaluationTransform, draws: _Draws
-) -> Tensor:
-    """A batch of equal sizes: at once for evaluation, image by image (each crop its own) for training."""
-    if isinstance(transform, EvaluationTransform) or draws is None:
-        return transform(pixels)
-    return torch.stack([transform(image, draws[i]) for image, i in zip(pixels, positions, strict=True)])
-
-
 class _Files(Dataset[Tensor | str]):
     """Decoded and transformed images; the error message in place of one that cannot be decoded.
 
     An exception would come out of a worker as the text of its trace back.
     """
 
-    def __init__(self, paths: tuple[Path, ...], transform: TrainingTransform | EvaluationTransform) -> None:
-        self.paths, self.transform = paths, transform
+    def __init__(
+        self,
+        paths: tuple[Path, ...],
+        transform: TrainingTransform | EvaluationTransform,
+        preprocessing: Preprocessing,
+    ) -> None:
+        self.paths, self.transform, self.preprocessing = paths, transform, preprocessing
 
     def __getitem__(self, key: _Key) -> Tensor | str:
         index, draws = key
@@ -189,7 +196,7 @@ class _Files(Dataset[Tensor | str]):
             image = decode(self.paths[index])
         except DualLoRAError as error:
             return str(error)
-        return self.transform(image, draws)
+        return self.transform(resized(image, self.preprocessing), draws)
 
 
 class _Planned(Sampler[list[_Key]]):

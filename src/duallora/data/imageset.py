@@ -15,7 +15,7 @@ from torch import Tensor
 
 from duallora.compat import import_torchvision
 from duallora.data.images import decode
-from duallora.data.transforms import Preprocessing, evaluation_transform
+from duallora.data.transforms import Preprocessing, evaluation_transform, resized
 from duallora.errors import DualLoRAError, unknown
 
 
@@ -54,6 +54,7 @@ class ImageSet:
     items: tuple[Path, ...] | Tensor
     skipped: tuple[Skipped, ...] = ()
     _decoded: dict[Preprocessing, ImageSet] = field(default_factory=dict, init=False, repr=False)
+    _resized: dict[Preprocessing, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
@@ -149,6 +150,20 @@ class ImageSet:
     def decoded_bytes(self, size: int) -> int:
         """Bytes that `decoded(size, ...)` takes."""
         return len(self) * 3 * size * size
+
+    def resized(self, preprocessing: Preprocessing) -> tuple[Tensor, ...]:
+        """The images as `transforms.resized` has them, uint8 (3, height, width) each; kept, as `decoded` keeps its own.
+
+        Raises:
+            UnreadableImage: a file that cannot be decoded, named.
+        """
+        settings = replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        if settings not in self._resized:
+            import_torchvision()  # here, not first in many threads at once
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter lock
+                images = pool.map(lambda index: resized(self.image(index), settings), range(len(self)))
+                self._resized[settings] = tuple(images)
+        return self._resized[settings]
 
     def decoded(self, size: int, preprocessing: Preprocessing) -> ImageSet:
         """The set in memory, each image resized and cropped as for evaluation at (size, size).

@@ -97,21 +97,8 @@ class EvaluationTransform:
 
     def __call__(self, images: Tensor, draws: Sequence[float] | None = None) -> Tensor:
         """Uint8 (..., 3, height, width) to uint8 (..., 3, size, size); `draws` is ignored, nothing is random here."""
-        p = self.preprocessing
-        height, width = images.shape[-2:]
-        if height == width == p.size:
-            return images
-        # Small square images (CIFAR, digits) have no border to spare: a crop would only cut the object.
-        whole = height == width and height <= p.size
-        shorter = p.size if whole else round(p.size / p.crop_pct)
-        scale = shorter / min(height, width)
-        resized = _functional().resize(
-            images,
-            [max(p.size, round(height * scale)), max(p.size, round(width * scale))],
-            interpolation=_mode(p),
-            antialias=True,
-        )
-        cropped: Tensor = _functional().center_crop(resized, [p.size, p.size])
+        whole = resized(images, self.preprocessing)
+        cropped: Tensor = _functional().center_crop(whole, [self.preprocessing.size] * 2)
         return cropped
 
 
@@ -152,6 +139,26 @@ class TrainingTransform:
         top, left = (int(number * (2 * margin + 1)) for number in numbers[2:4])
         shifted: Tensor = wide[..., top : top + size, left : left + size]
         return shifted
+
+
+def resized(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Shorter side as evaluation has it, round(size / crop_pct), nothing cropped: uint8 (..., 3, h, w) to the same.
+
+    Square images not larger than `size` come out at `size`; what it has resized once it leaves as it is.
+
+    >>> p = Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_pct=0.8)
+    >>> resized(torch.zeros(3, 60, 90, dtype=torch.uint8), p).shape
+    torch.Size([3, 40, 60])
+    """
+    p, (height, width) = preprocessing, images.shape[-2:]
+    # Small square images (CIFAR, digits) have no border to spare: a crop would only cut the object.
+    small = height == width and height <= p.size
+    scale = (p.size if small else round(p.size / p.crop_pct)) / min(height, width)
+    sides = [max(p.size, round(height * scale)), max(p.size, round(width * scale))]
+    if sides == [height, width]:
+        return images
+    larger: Tensor = _functional().resize(images, sides, interpolation=_mode(p), antialias=True)
+    return larger
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> EvaluationTransform:
