@@ -92,7 +92,10 @@ def test_a_part_beside_other_data_is_never_told_to_be_deleted(tmp_path: Path) ->
         load_named("mnist", tmp_path, download=False)
     assert "delete" not in str(caught.value)
     (tmp_path / "mnist").mkdir()
-    with pytest.raises(DualLoRAError, match=r"mnist' is incomplete or damaged .*; delete it"):
+    with pytest.raises(
+        DualLoRAError,
+        match=r"mnist' is not what torchvision expects there .*; lay it out as torchvision unpacks it, or move",
+    ):
         load_named("mnist", tmp_path, download=False)
 
 
@@ -194,7 +197,7 @@ def test_a_download_gets_its_name_when_complete(tmp_path: Path, monkeypatch: pyt
     assert load_named("cifar100").train.classes == ("apple", "bear")
     assert [path.name for path in tmp_path.iterdir()] == ["cifar100"]
     (tmp_path / "cifar100" / "data-False").unlink()
-    with pytest.raises(DualLoRAError, match=r"incomplete or damaged.*delete it and load again"):
+    with pytest.raises(DualLoRAError, match=r"not what torchvision expects there.*move it away and load again"):
         load_named("cifar100")
 
 

@@ -104,6 +104,11 @@ def test_cars(tmp_path: Path, write: Writer) -> None:
     assert split.train.classes == ("Acura RL", "BMW M3")
     assert names(split.train) == [("00001.jpg", "BMW M3"), ("00002.jpg", "Acura RL")]
     assert names(split.test) == [("00001.jpg", "Acura RL")]
+    (place / "cars_test_annos_withlabels.mat").rename(place / "devkit" / "cars_test_annos_withlabels.mat")
+    assert names(load_named("cars", tmp_path).test) == names(split.test)
+    (place / "devkit" / "cars_test_annos_withlabels.mat").unlink()
+    with pytest.raises(DualLoRAError, match=r"withlabels\.mat' is missing: a file of its own.*put it there"):
+        load_named("cars", tmp_path)
     (place / "cars_test_annos_withlabels.mat").write_bytes(b"no MATLAB file, whatever its name says")
     with pytest.raises(DualLoRAError, match=r"withlabels\.mat' cannot be read"):
         load_named("cars", tmp_path)
@@ -136,8 +141,18 @@ def test_tiny_imagenet(tmp_path: Path, write: Writer) -> None:
         name, wnid = line.split("\t")[:2]
         (val / wnid / "images").mkdir(parents=True, exist_ok=True)
         (val / "images" / name).rename(val / wnid / "images" / name)
+    assert sorted(names(load_named("tiny-imagenet", tmp_path / "sorted").test)) == sorted(names(split.test))
     (val / "images").rmdir()
     assert sorted(names(load_named("tiny-imagenet", tmp_path / "sorted").test)) == sorted(names(split.test))
+    for wnid in ("n01", "n02"):  # another script: below images/
+        (val / wnid / "images").rename(val / "of one class")
+        (val / wnid).rmdir()
+        (val / "images").mkdir(exist_ok=True)
+        (val / "of one class").rename(val / "images" / wnid)
+    assert sorted(names(load_named("tiny-imagenet", tmp_path / "sorted").test)) == sorted(names(split.test))
+    (val / "images" / "n01").rename(val / "images" / "n03")
+    with pytest.raises(DualLoRAError, match=r"is of class 'n03', which is none of the 2 of the data set"):
+        load_named("tiny-imagenet", tmp_path / "sorted")
     (place / "val" / "val_annotations.txt").write_text(annotations.replace("n01", "n03"))
     with pytest.raises(DualLoRAError, match="names the class 'n03'"):
         load_named("tiny-imagenet", tmp_path)
@@ -164,9 +179,11 @@ def test_pacs(tmp_path: Path, write: Writer) -> None:
         for name in ("dog", "horse"):
             for i in range(5):
                 write(f"PACS/kfold/{domain}/{name}/{i}.jpg")
+                write(f"copy/pacs_data/pacs_data/{domain}/{name}/{i}.jpg")  # of Kaggle
     domains = open_domains("pacs", root=tmp_path / "PACS")
     assert list(domains) == ["art_painting", "cartoon", "photo", "sketch"]
     assert all(split.train.counts() == [4, 4] and split.test.counts() == [1, 1] for split in domains.values())
+    assert list(open_domains("pacs", root=tmp_path / "copy")) == list(domains)
     together = open_source("pacs", root=tmp_path)
     assert together.train.counts() == [16, 16] and together.test.counts() == [4, 4]
 
@@ -234,10 +251,22 @@ def test_core50(tmp_path: Path, write: Writer) -> None:
     assert together.train.counts() == [8, 8, 8] and together.test.counts() == [3, 3, 3]
 
 
-def test_core50_without_the_test_sessions(tmp_path: Path, write: Writer) -> None:
+def test_core50_must_be_whole(tmp_path: Path, write: Writer) -> None:
     write("core50_128x128/s1/o1/C_01_01_000.png")
     with pytest.raises(DualLoRAError, match=r"holds the sessions \['s1'\], expected s1 to s11"):
         open_domains("core50", root=tmp_path)
+    for session in range(2, 11):
+        write(f"core50_128x128/s{session}/o1/C_{session:02}_01_000.png")
+    with pytest.raises(DualLoRAError, match=r"'s10'\], expected s1 to s11"):
+        open_domains("core50", root=tmp_path)
+    write("core50_128x128/s11/o2/C_11_02_000.png")
+    with pytest.raises(DualLoRAError, match=r"s1' lacks images of o2; unpack all"):
+        open_domains("core50", root=tmp_path)
+    for session in range(1, 12):
+        for thing in (1, 2):
+            write(f"core50_128x128/s{session}/o{thing}/C_{session:02}_{thing:02}_000.png")
+        write(f"core50_128x128/s{session}/depth/C_{session:02}.png")  # of another archive
+    assert all(split.train.classes == ("o1", "o2") for split in open_domains("core50", root=tmp_path).values())
 
 
 def test_what_has_no_domains() -> None:

@@ -243,7 +243,10 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
     if base.is_dir() and not _lacks(source, base, parts):
         return base
     if own.is_dir():
-        raise DualLoRAError(f"'{own}' is incomplete or damaged ({problem}); delete it and load again")
+        raise DualLoRAError(
+            f"'{own}' is not what torchvision expects there ({problem}); lay it out as torchvision unpacks it, or move "
+            "it away and load again"
+        )
     hint = (
         f"fetch it{_address(source)} on a machine with network into '{own}', or use 'digits', which needs no download"
     )
@@ -292,7 +295,10 @@ def _part(source: _Torchvision, folder: Path, options: Mapping[str, Any]) -> Ima
     try:
         data = _construct(source, folder, options, download=False)
     except (RuntimeError, OSError) as error:
-        raise DualLoRAError(f"'{folder}' is incomplete or damaged ({error}); delete it and load again") from error
+        raise DualLoRAError(
+            f"'{folder}' is not what torchvision expects there ({error}); lay it out as torchvision unpacks it, "
+            "or move it away and load again"
+        ) from error
     items = getattr(data, source.images)
     if source.labels:
         images, labels = items, getattr(data, source.labels)

@@ -116,8 +116,13 @@ def read_cars(root: str | Path | None = None, download: bool = True) -> Split:
         return read_folder(place)
     classes = [str(name) for name in _mat(place / "devkit" / "cars_meta.mat", "class_names")]
     train = _cars_part(place, classes, [place / "devkit" / "cars_train_annos.mat"])
-    labelled = "cars_test_annos_withlabels.mat"
-    return Split(train, _cars_part(place, classes, [place / labelled, place / "devkit" / labelled]))
+    lists = [folder / "cars_test_annos_withlabels.mat" for folder in (place, place / "devkit")]
+    if not any(path.is_file() for path in lists):
+        raise DualLoRAError(
+            f"'{lists[0]}' is missing: a file of its own, beside the archives of Stanford Cars (cars_test_annos.mat, "
+            "which the devkit has, is without labels); put it there"
+        )
+    return Split(train, _cars_part(place, classes, lists))
 
 
 def _cars_part(place: Path, classes: list[str], lists: list[Path]) -> ImageSet:
@@ -156,15 +161,17 @@ def read_tiny_imagenet(root: str | Path | None = None, download: bool = True) ->
     pairs = class_folders(place / "train", "images") or class_folders(place / "train")
     classes = sorted({name for _, name in pairs})
     train = listed(classes, pairs, f"'{place / 'train'}'")
-    annotations = place / "val" / "val_annotations.txt"
-    if annotations.is_file() and (place / "val" / "images").is_dir():  # else val/ was sorted into class folders since
+    annotations, flat = place / "val" / "val_annotations.txt", place / "val" / "images"
+    if annotations.is_file() and any(
+        path.is_file() for path in flat.glob("*")
+    ):  # else it was sorted into folders since
         rows = read_rows(annotations, 2, "val_0.JPEG n03444034 0 32 44 62")
-        held = [(place / "val" / "images" / row[0], row[1]) for row in rows]
+        held = [(flat / row[0], row[1]) for row in rows]
         strange = sorted({name for _, name in held} - set(classes))
         if strange:
             raise DualLoRAError(
                 f"'{annotations}' names the class {strange[0]!r}, of which '{place}' has no training image"
             )
         return Split(train, listed(classes, held, f"'{annotations}'"))
-    held = class_folders(place / "val", "images") or class_folders(place / "val")
+    held = class_folders(flat) or class_folders(place / "val", "images") or class_folders(place / "val")
     return Split(train, listed(classes, held, f"'{place / 'val'}'"))

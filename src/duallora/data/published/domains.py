@@ -14,7 +14,7 @@ from duallora.errors import DualLoRAError
 
 PACS = Published(
     "pacs",
-    ("kfold", "images"),
+    ("kfold", "images", "pacs_data"),
     ("art_painting/dog",),
     "https://domaingeneralization.github.io/#data",
     "art_painting/dog",
@@ -99,12 +99,14 @@ def read_core50(root: str | Path | None = None, download: bool = True) -> dict[s
     place = located(CORE50, root, download)
     sessions = _numbered(place, "s")
     objects = sorted({name for session in sessions for name in _numbered(place / session, "o")}, key=_number)
-    train = {session: class_folders(place / session) for session in sessions if session not in CORE50_TEST}
-    held = [pair for session in CORE50_TEST if session in sessions for pair in class_folders(place / session)]
-    if not train or not held:
+    if sessions != [f"s{number}" for number in range(1, 12)]:
         raise DualLoRAError(
-            f"'{place}' holds the sessions {sessions}, expected s1 to s11; {CORE50_TEST} are for testing"
+            f"'{place}' holds the sessions {sessions}, expected s1 to s11; {CORE50_TEST} are for testing. "
+            "Unpack all of core50_128x128.zip"
         )
+    found = {session: _objects(place / session, objects) for session in sessions}
+    train = {session: pairs for session, pairs in found.items() if session not in CORE50_TEST}
+    held = [pair for session in CORE50_TEST for pair in found[session]]
     test = listed(objects, held, f"the sessions {', '.join(CORE50_TEST)}")
     return {session: Split(listed(objects, pairs, f"session {session}"), test) for session, pairs in train.items()}
 
@@ -115,6 +117,14 @@ def joined(domains: Mapping[str, Split]) -> Split:
     tests = list({id(split.test): split.test for split in splits}.values())
     train = ImageSet.concat([split.train for split in splits])
     return Split(train, ImageSet.concat(tests).with_classes(train.classes))
+
+
+def _objects(session: Path, objects: list[str]) -> list[tuple[Path, str]]:
+    """The images of a session, which holds all objects."""
+    pairs = [(path, name) for path, name in class_folders(session) if name in objects]
+    if missing := sorted(set(objects) - {name for _, name in pairs}, key=_number):
+        raise DualLoRAError(f"'{session}' lacks images of {', '.join(missing[:5])}; unpack all of core50_128x128.zip")
+    return pairs
 
 
 def _numbered(place: Path, letter: str) -> list[str]:

@@ -59,7 +59,7 @@ def listed(classes: Sequence[str], files: Iterable[tuple[Path, str]], where: str
         where: the list they are from, for messages.
 
     Raises:
-        DualLoRAError: not one of the images is there.
+        DualLoRAError: not one of the images is there, or one is of a class that is not among `classes`.
     """
     position = {name: index for index, name in enumerate(classes)}
     folders: dict[Path, set[str]] = {}
@@ -67,6 +67,11 @@ def listed(classes: Sequence[str], files: Iterable[tuple[Path, str]], where: str
     for path, name in files:
         if path.parent not in folders:  # one look at a folder, not one at each of its images
             folders[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+        if name not in position:
+            raise DualLoRAError(
+                f"'{path}' ({where}) is of class {name!r}, which is none of the {len(classes)} of the data set; "
+                "unpack it again"
+            )
         if path.name in folders[path.parent]:
             found.append(path)
             labels.append(position[name])
