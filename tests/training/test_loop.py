@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from duallora.backbone import Backbone
-from duallora.data import ImageSet
+from duallora.data import ImageSet, imageset
+from duallora.data.images import decode
 from duallora.errors import DualLoRAError
 from duallora.methods import TaskInfo, get_method
 from duallora.settings import validated
@@ -124,6 +127,21 @@ def test_a_statistics_method_trains_nothing(backbone: Backbone, images: Callable
     _, timing = taught(backbone, images(2, 6), "slda")
     assert timing.loss is None
     assert timing.parameters == 0
+
+
+def test_files_are_decoded_for_the_task_alone(
+    backbone: Backbone, images: Callable[..., ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, decoded, paths = images(2, 4), [], []
+    for i in range(len(held)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(held.image(i).permute(1, 2, 0).numpy()).save(paths[-1])
+    files = ImageSet(held.classes, held.labels, tuple(paths))
+    monkeypatch.setattr(imageset, "decode", lambda path: decoded.append(path) or decode(path))
+    taught(backbone, files)
+    assert sorted(decoded) == sorted(paths)  # once, for all epochs and passes
+    files.resized(backbone.preprocessing)
+    assert len(decoded) == 2 * len(paths)  # and not kept
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

@@ -165,6 +165,10 @@ class ImageSet:
                 self._resized[settings] = tuple(images)
         return self._resized[settings]
 
+    def release(self) -> None:
+        """Let go of what `resized` has kept."""
+        self._resized.clear()
+
     def decoded(self, size: int, preprocessing: Preprocessing) -> ImageSet:
         """The set in memory, each image resized and cropped as for evaluation at (size, size).
 

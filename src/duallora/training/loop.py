@@ -134,6 +134,7 @@ def learn_task(
                     f"likely run away. {_advice(settings)}"
                 ) from error
         timing.seconds["statistics"] = clock.lap()
+    images.release()  # no later task asks for them: a long stream would hold them all
     return timing
 
 
