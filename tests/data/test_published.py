@@ -73,9 +73,12 @@ def test_cub(cub: Path, tmp_path: Path) -> None:
 
 
 def test_cub_says_what_is_wrong(cub: Path, tmp_path: Path) -> None:
-    (cub / "images" / "001.Finch" / "a1.jpg").unlink()
+    (cub / "images" / "001.Finch" / "a1.jpg").write_bytes(b"")  # a download that broke off
+    (cub / "images" / "001.Finch" / "a2.jpg").unlink()
+    (cub / "train_test_split.txt").write_text("1 1\n2 1\n3 1\n4 0\n")
     split = load_named("cub", tmp_path)
-    assert [skip.path.rsplit("/", 1)[1] for skip in split.train.skipped] == ["a1.jpg"]
+    told = sorted((skip.path.rsplit("/", 1)[1], skip.reason.rsplit(" but ")[1]) for skip in split.train.skipped)
+    assert told == [("a1.jpg", "empty"), ("a2.jpg", "not there")]
     assert split.train.counts() == [0, 1]
     (cub / "image_class_labels.txt").write_text("1 1\n2\n")
     with pytest.raises(DualLoRAError, match=r"image_class_labels\.txt', line 2: '2', expected as in '1 1'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def by_number(path: Path, rows: Iterable[Sequence[str]]) -> dict[int, str]:
 
 
 def listed(classes: Sequence[str], files: Iterable[tuple[Path, str]], where: str) -> ImageSet:
-    """The images of a list; those that are not there are left out and named in `skipped`.
+    """The images of a list; those that are not there, or empty, are left out and named in `skipped`.
 
     Args:
         classes: the names of the classes.
@@ -62,25 +63,33 @@ def listed(classes: Sequence[str], files: Iterable[tuple[Path, str]], where: str
         DualLoRAError: not one of the images is there, or one is of a class that is not among `classes`.
     """
     position = {name: index for index, name in enumerate(classes)}
-    folders: dict[Path, set[str]] = {}
+    folders: dict[Path, dict[str, int]] = {}  # bytes of each file
     found, labels, skipped = [], [], []
     for path, name in files:
         if path.parent not in folders:  # one look at a folder, not one at each of its images
-            folders[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+            folders[path.parent] = _sizes(path.parent)
         if name not in position:
             raise DualLoRAError(
                 f"'{path}' ({where}) is of class {name!r}, which is none of the {len(classes)} of the data set; "
                 "unpack it again"
             )
-        if path.name in folders[path.parent]:
+        size = folders[path.parent].get(path.name)
+        if size:
             found.append(path)
             labels.append(position[name])
         else:
-            skipped.append(Skipped(str(path), f"is named by {where}, but not there"))
+            skipped.append(Skipped(str(path), f"is named by {where}, but {'not there' if size is None else 'empty'}"))
     if not found:
         example = f", for instance '{skipped[0].path}'" if skipped else ""
         raise DualLoRAError(f"none of the {len(skipped)} images of {where} is there{example}; unpack the images too")
     return ImageSet(tuple(classes), torch.tensor(labels, dtype=torch.int64), tuple(found), tuple(skipped))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 def class_folders(root: Path, inside: str = "") -> list[tuple[Path, str]]:
