@@ -60,7 +60,14 @@ def test_overrides_win_over_the_file_and_have_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("root=my data #2", "my data #2"), ("root='a #b'", "a #b"), ("root=a#b", "a#b"), ("root=3 # three", 3)],
+    [
+        ("root=my data #2", "my data #2"),
+        ("root=my data  #2", "my data  #2"),
+        ("root=#2", "#2"),
+        ("root='a #b'", "a #b"),
+        ("root=a#b", "a#b"),
+        ("root=3 # three", 3),
+    ],
     ids=str,
 )
 def test_a_hash_in_a_text_is_part_of_it(text: str, value: object) -> None:

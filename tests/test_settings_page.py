@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from duallora.config import load_config
@@ -19,6 +20,7 @@ def test_page_is_up_to_date() -> None:
 def test_every_key_has_a_meaning() -> None:
     rows = [line for line in settings_page().splitlines() if line.startswith("| `")]
     assert [row for row in rows if row.endswith("|  |")] == []
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
     keys = {row.split("`")[1] for row in rows}
     assert {"seed", "device", "stream.increment", "backbone.levels", "training.epochs", "method.name"} <= keys
     for name in list_methods():

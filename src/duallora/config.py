@@ -197,9 +197,11 @@ def shipped_configs() -> list[str]:
 
 def _yaml_value(value: str, text: str) -> Any:
     try:
-        read = parse_yaml(value)
-        if isinstance(read, str) and value.strip().startswith(f"{read} #"):  # YAML takes the rest for a comment
-            return value.strip()
+        text_alone, read = value.strip(), parse_yaml(value)
+        if text_alone.startswith("#"):
+            return text_alone
+        if isinstance(read, str) and text_alone.startswith(read) and text_alone[len(read) :].lstrip().startswith("#"):
+            return text_alone  # YAML takes the rest for a comment
         return read
     except yaml.YAMLError as error:
         raise DualLoRAError(f"cannot set '{text}': the value is no YAML; put it in quotes: \"'...'\"") from error

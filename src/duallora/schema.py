@@ -18,7 +18,10 @@ _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", t
 def model_table(model: type[BaseModel]) -> str:
     """A heading, the first paragraph of the docstring and a table of fields, in Markdown."""
     first = (model.__doc__ or "").split("\n\n")[0].strip()
-    rows = [f"| `{name}` | {_field_words(field)} | {field.description} |" for name, field in model.model_fields.items()]
+    rows = [
+        f"| `{name}` | {_field_words(field)} | {_cell(field.description)} |"
+        for name, field in model.model_fields.items()
+    ]
     return "\n".join([f"## {model.__name__}", "", first, "", "| key | type | meaning |", "|---|---|---|", *rows, ""])
 
 
@@ -37,6 +40,10 @@ def settings_table(
     )
 
 
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
 def _settings_rows(model: type[BaseModel], prefix: str, described: Mapping[str, str]) -> list[str]:
     rows = []
     for name, field in model.model_fields.items():
@@ -44,7 +51,7 @@ def _settings_rows(model: type[BaseModel], prefix: str, described: Mapping[str, 
             rows += _settings_rows(field.annotation, f"{prefix}{name}.", described)
             continue
         default = json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
-        meaning = field.description or described.get(name, "")
+        meaning = _cell(field.description or described.get(name))
         rows.append(f"| `{prefix}{name}` | {_field_words(field)} | `{default.strip(chr(34))}` | {meaning} |")
     return rows
 

@@ -151,6 +151,7 @@ def test_tiny_imagenet(tmp_path: Path, write: Writer) -> None:
         (val / wnid / "images").rename(val / "of one class")
         (val / wnid).rmdir()
         (val / "images").mkdir(exist_ok=True)
+        (val / "images" / "._val_0.JPEG").write_bytes(b"left by a file manager")
         (val / "of one class").rename(val / "images" / wnid)
     assert sorted(names(load_named("tiny-imagenet", tmp_path / "sorted").test)) == sorted(names(split.test))
     (val / "images" / "n01").rename(val / "images" / "n03")

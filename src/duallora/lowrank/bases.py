@@ -52,7 +52,7 @@ def extend_basis(moment: Tensor, basis: Tensor, energy: float, reserve: int = 0)
     >>> extend_basis(torch.diag(torch.tensor([8.0, 1.5, 0.5])), torch.zeros(3, 0), energy=0.9).basis.shape
     torch.Size([3, 2])
     """
-    C, Phi = moment.double(), basis.double().to(moment.device)
+    C, Phi = moment.double(), basis.to(moment.device).double()
     d, k = Phi.shape
     total = C.trace()
     room = max(d - reserve - k, 0)

@@ -98,8 +98,8 @@ class DirectedLinear(nn.Module):
         most = 0.0
         for name, (A, B) in self.start.items():
             new = cast(LowRank, self.live[name])
-            pair = torch.cat([A, new.A.detach()]).double(), torch.cat([B, new.B.detach()], 1).double()
-            G = gram(*pair, self.owner.new_tensor([0] * len(A) + [1] * len(new.A)), 2)
+            pair = torch.cat([A, new.A.detach()]).cpu().double(), torch.cat([B, new.B.detach()], 1).cpu().double()
+            G = gram(*pair, torch.tensor([0] * len(A) + [1] * len(new.A)), 2)
             most = max(most, 1 - float(G[0, 1] / (G[0, 0] * G[1, 1]).sqrt().clamp_min(1e-30)))
         return most
 

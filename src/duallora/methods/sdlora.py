@@ -145,7 +145,7 @@ class SDLoRA(ReadingMethod):
             self._absorb()
         else:
             self._drop(self.magnitudes.detach()[:-1])
-            self.log.notes.append("nothing was learned (a task of one class teaches nothing): no direction is kept")
+            self.log.notes.append("nothing was learned (as from a single class, or in no epoch): no direction is kept")
         for site in self._sites():
             site.fold(self.magnitudes)
         super().end_task(batches)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from duallora.data.arrays import read_npz
 from duallora.data.folder import read_folder
+from duallora.data.images import EXTENSIONS
 from duallora.data.imageset import ImageSet, Split
 from duallora.data.published.lists import by_number, class_folders, listed, read_rows
 from duallora.data.published.places import Published, data_root, find, located
@@ -144,6 +145,10 @@ def _mat(path: Path, key: str) -> list:  # type: ignore[type-arg]  # rows of a M
     return list(values.reshape(-1))
 
 
+def _images_in(folder: Path) -> bool:
+    return any(path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") for path in folder.glob("*.*"))
+
+
 def read_tiny_imagenet(root: str | Path | None = None, download: bool = True) -> Split:
     """Tiny-ImageNet: 200 classes of 64 px; val/ is the test set, as everywhere (test/ has no labels).
 
@@ -162,9 +167,7 @@ def read_tiny_imagenet(root: str | Path | None = None, download: bool = True) ->
     classes = sorted({name for _, name in pairs})
     train = listed(classes, pairs, f"'{place / 'train'}'")
     annotations, flat = place / "val" / "val_annotations.txt", place / "val" / "images"
-    if annotations.is_file() and any(
-        path.is_file() for path in flat.glob("*")
-    ):  # else it was sorted into folders since
+    if annotations.is_file() and _images_in(flat):  # else it was sorted into folders since
         rows = read_rows(annotations, 2, "val_0.JPEG n03444034 0 32 44 62")
         held = [(flat / row[0], row[1]) for row in rows]
         strange = sorted({name for _, name in held} - set(classes))
