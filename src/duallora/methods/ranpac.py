@@ -76,8 +76,8 @@ class RanPAC(ReadingMethod):
     other read-outs a mean and what `ClassSpreads` holds. One pass per image.
 
     Choices: the adapter of the paper is a bottleneck, scale and shift, or prompts; here it is LoRA, so that methods
-    differ in one thing less, trained as other methods are (public scripts: SGD at 0.01, batches of 48, and
-    20 epochs, which alone are `recommended`). A first task of one class teaches it nothing, and there is no second chance. What is
+    differ in one thing less, trained as other methods are (public scripts: SGD at 0.01, batches of 48, and 20 epochs,
+    which alone are `recommended`). A first task of one class teaches it nothing, and there is no second chance. What is
     held out is each fifth image in the order of the classes rather than a random fifth; a task of fewer than five
     images keeps the lambda before it. A class that comes again has a column for each of its tasks; the solution is
     linear in C, so the sum of its columns' scores is exactly the score of the one column that the authors' code sums
