@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from duallora.bench.aggregate import FIGURES, Line, best, collect, summary, tables
+from duallora.bench.aggregate import FIGURES, Line, best, collect, costs, summary, tables
 from duallora.bench.cells import Grid
 from duallora.bench.index import Index
 from duallora.bench.page import page
 from duallora.bench.publish import public_source, publish
 from duallora.bench.table import folder_table, markdown, percent, readouts_table, variants_table
 from duallora.errors import DualLoRAError
-from duallora.evaluation.results import BackboneRecord
+from duallora.evaluation.results import BackboneRecord, MachineRecord
 
 Make = Callable[..., Grid]
 ROWS: dict[str, Any] = {
@@ -114,6 +114,34 @@ def test_figures_are_means_and_sample_deviations_over_orders(filled: Callable[..
     assert joint.figure("a_last") is not None
     assert joint.figure("a_avg") is None  # trained once, at the end
     assert lines["slda"].figure("a_last_tasks") != lines["slda"].figure("a_last")  # tasks differ in test images
+
+
+def test_seconds_and_memory_are_those_of_one_kind_of_device(
+    grid_of: Make, finished: Callable[..., Any], filled: Callable[..., Any]
+) -> None:
+    grid, index, _ = filled(orders=[1, 2, 3])
+    for cell in grid.cells:
+        if cell.row == "slda" and cell.order == 1:
+            machine = MachineRecord.describe("cuda (NVIDIA H200)", threads=1)
+            finished(cell, machine=machine, seconds={"train": [0.5] * 3}, peak_memory_bytes=5, bytes_kept=[3, 6, 9])
+    lines = {line.label: line for line in collect(grid.folder, index)}
+    line = lines["slda"]
+    others = [run for run in line.runs if run.machine.device == "cpu"]
+    assert (line.device, len(line.runs), len(others)) == ("cpu", 3, 2)
+    assert costs(line)["peak_memory_bytes"] == 812_000_000
+    assert costs(line)["seconds"] == pytest.approx(sum(sum(run.total_seconds.values()) for run in others) / 2)
+    assert costs(line)["bytes_kept"] == (9 + 2 * 450_000) / 3  # what holds for any device is of all
+    cost = next(row for row in markdown(index, list(lines.values())).splitlines() if row.startswith("| slda | cpu"))
+    assert cost.startswith("| slda | cpu, 2 of 3 runs | ")
+    assert f" | {line.timed.seconds['train'].mean:.1f} | " in cost
+    assert '<td class="text">cpu, 2 of 3 runs</td>' in page(index, list(lines.values()))
+
+
+def test_runs_of_other_extents_are_told_as_a_range(filled: Callable[..., Any], finished: Callable[..., Any]) -> None:
+    grid, index, _ = filled()
+    finished(grid.cells[0], steps=4)
+    text = markdown(index, collect(grid.folder, index, {cell.folder for cell in grid.cells[:2]}))
+    assert "3 to 4 tasks, 603 to 806 training and 150 to 220 test images in all" in text
 
 
 def test_unfinished_and_foreign_runs_are_not_counted(filled: Callable[..., Any], finished: Callable[..., Any]) -> None:

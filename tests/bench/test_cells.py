@@ -40,7 +40,7 @@ def test_what_wins_over_what(grid_of: Make) -> None:
     last = grid_of({"overrides": ["training.epochs=9"], "source": "npz:x.npz"}, rows=rows)
     assert {cell.config.training.epochs for cell in last.cells} == {9}
     assert {cell.config.stream.source for cell in last.cells} == {"npz:x.npz"}
-    assert last.source == "digits"
+    assert {cell.source for cell in last.cells} == {"digits"}
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,11 @@ def test_what_wins_over_what(grid_of: Make) -> None:
         ),
         ({}, {"rows": {"Lora": {}, "lora": {}}}, "rows 'Lora' and 'lora' would share a folder"),
         ({"overrides": ["trainig.epochs=1"]}, {}, "did you mean 'training'"),
-        ({"overrides": ["stream.order_seed=7"]}, {}, "set 'stream.order_seed': suite 'tiny' has orders of its own"),
-        ({"overrides": ["seed=5"]}, {"seeds": [0, 1]}, "cannot set 'seed': suite 'tiny' has seeds of its own"),
+        ({"overrides": ["stream.order_seed=7"]}, {}, "cannot set orders: suite 'tiny' has orders of its own"),
+        ({"overrides": ["seed=5"]}, {"seeds": [0, 1]}, "cannot set seeds: suite 'tiny' has seeds of its own"),
+        ({"overrides": ["stream={source: digits, increment: 5}"]}, {}, "cannot set orders: suite 'tiny' has orders"),
+        ({}, {"rows": {"a": {"stream": {"order_seed": 1}}}}, "row 'a': leave out stream.order_seed; 'orders'"),
+        ({}, {"rows": {"a": {"seed": 1}}, "seeds": [0, 1]}, "row 'a': leave out seed; 'seeds'"),
         ({"protocol": "p"}, {}, "states no protocols"),
         (
             {},

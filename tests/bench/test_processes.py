@@ -92,6 +92,18 @@ def test_where_the_first_fail_alike_the_others_are_left(
         assert len(run_cells(grid.cells, [], 1, shown, tmp_path)) == 4
 
 
+def test_the_same_fault_of_all_is_the_same_though_each_has_its_own_log(
+    grid_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "import json; print(json.dumps({'error': 'KeyError', 'fault': True}))"
+    monkeypatch.setattr(processes, "COMMAND", (sys.executable, "-c", script))
+    grid = grid_of()
+    with board(grid) as shown:
+        failed = run_cells(grid.cells, [], 1, shown, tmp_path)
+    assert len(failed) == 2 < len(grid.cells)
+    assert len({failure.log for failure in failed.values()}) == 2
+
+
 def test_what_breaks_off_the_bench_ends_its_cells(
     grid_of: Make, pretend: Callable[..., type[Pretended]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +151,7 @@ def test_what_a_cell_can_answer(
     worker._process.wait(60)
     failure = worker.outcome()
     assert failure is not None
-    assert said in failure.message
+    assert said in failure.told
     assert failure.fault is fault
 
 

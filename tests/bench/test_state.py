@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from duallora.backbone import bundled
-from duallora.bench.cells import Cell, Grid
+from duallora.bench.cells import Cell, Grid, named_cells
 from duallora.bench.state import check_states, state_of
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import BackboneRecord
@@ -70,8 +71,23 @@ def test_an_altered_cell_is_named_with_the_cure(
         check_states({cell: state, other: state_of(other)})
     assert why in str(raised.value)
     assert str(raised.value).startswith("slda/order-0: ")
-    assert "Start over with --redo 'slda/order-0'" in str(raised.value)
+    assert "Start over with --redo slda/order-0, or" in str(raised.value)
     check_states({cell: state}, redo=[cell])
+
+
+def test_a_cure_can_be_typed_as_it_stands_and_names_all(grid_of: Make, finished: Callable[..., Any]) -> None:
+    row = {"method": {"name": "slda"}}
+    grid = grid_of(rows={"it's slow": row, "plain": row})
+    for cell in grid.cells:
+        finished(cell)
+        if cell.row != "plain" or cell.order == 1:
+            change_results(cell, config={})
+    with pytest.raises(DualLoRAError) as raised:
+        check_states({cell: state_of(cell) for cell in grid.cells})
+    cure = str(raised.value).split("Start over with ")[1].split(", or give")[0]
+    typed = [word for word in shlex.split(cure) if word != "--redo"]
+    assert set(typed) == {"it's slow", "plain/order-1"}
+    assert named_cells(grid.cells, typed) == [c for name in typed for c in grid.cells if name in (c.row, c.name)]
 
 
 def test_results_on_former_weights_of_the_bundled_backbone_are_not_those_of_now(

@@ -87,7 +87,7 @@ def test_a_grid_is_run_once_shown_and_copied(typed: Type, tmp_path: Path) -> Non
     path.write_text(path.read_text().replace('"a_last"', '"a_lost"'))
     refused = typed("bench", suite, "--out", out)
     assert refused.code == 2
-    assert "--redo 'slda/order-1'" in refused.err
+    assert "--redo slda/order-1" in refused.err
     assert "altered" in typed("bench", suite, "--out", out, "--dry-run").out
     redone = typed("bench", suite, "--out", out, "--redo", "slda/order-1", "--json")
     assert (redone.code, redone.document["ran"]) == (0, 1)
@@ -190,7 +190,8 @@ def until(there: Callable[[], object], seconds: float = 120) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 def test_ctrl_c_and_on_again(typed: Type, tmp_path: Path, background: Callable[..., subprocess.Popen[str]]) -> None:
     base = TINY["base"] | {"stream": {"source": "digits", "increment": 1, "max_per_class": 60}}
-    suite, out = written(tmp_path, base=base, orders=[1], rows={"slda": TINY["rows"]["slda"]}), tmp_path / "runs"
+    rows = {"ncm": {"method": {"name": "ncm"}}, "slda": TINY["rows"]["slda"]}
+    suite, out = written(tmp_path, base=base, orders=[1], rows=rows), tmp_path / "runs"
     process = background(suite, "--out", out)
     steps = out / "tiny" / "slda" / "order-0" / "steps"
     until(lambda: (steps / "001.json").exists() or process.poll() is not None)  # by then the first model is saved
@@ -200,8 +201,9 @@ def test_ctrl_c_and_on_again(typed: Type, tmp_path: Path, background: Callable[.
     assert "Traceback" not in said
     assert "type the same command again to go on" in said
     assert not (steps.parent / "results.json").exists()
+    assert "| ncm (no adaptation) |" in (out / "tiny" / "table.md").read_text()  # of what has finished
     first = (steps / "000.json").stat().st_mtime_ns
-    state = typed("bench", suite, "--out", out, "--dry-run", "--json").document["cells"][0]
+    state = typed("bench", suite, "--out", out, "--dry-run", "--json").document["cells"][1]
     assert (state["state"], state["tasks_done"] > 0) == ("half", True)
     done = typed("bench", suite, "--out", out)
     assert done.code == 0, done.err
@@ -250,3 +252,6 @@ def test_a_place_that_cannot_be_published_to_is_told_before_anything_runs(typed:
     refused = typed("bench", "digits", "--only=ncm", "--out", tmp_path / "out", "--publish", tmp_path / "taken")
     assert refused.code == 2 and "is a file; give a folder with --publish" in refused.err
     assert not (tmp_path / "out").exists()
+    refused = typed("bench", "digits", "--only=ncm", "--out", tmp_path / "out", "--publish", tmp_path / "out")
+    assert refused.code == 2 and "is where the bench itself works; publish to another folder" in refused.err
+    assert not list((tmp_path / "out").rglob("config.json"))

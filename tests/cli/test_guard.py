@@ -46,6 +46,23 @@ def test_one_line_and_a_code(
 
 
 @pytest.mark.parametrize(
+    ("redo", "said"),
+    [
+        ((), "type the same command again to go on"),
+        (("--redo",), "type the same command without --redo to go on"),
+    ],
+)
+def test_what_was_to_start_over_does_not_do_so_twice(
+    redo: tuple[str, ...], said: str, typed: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("duallora.config.load_config", interrupted)
+    assert said in typed("run", "some.yaml", "--out=x", *redo).err
+
+
+@pytest.mark.parametrize(
     ("command", "advice"),
     [
         (("run", "digits", "--out=x"), "go on with fewer images at once: --set training.evaluation_batch_size=16"),

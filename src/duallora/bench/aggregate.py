@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,19 @@ class Line:
 
     @property
     def group(self) -> MethodGroup:
-        """Its runs as the report has them: curves, seconds."""
+        """Its runs as the report has them: curves."""
         return MethodGroup(self.label, self.runs)
+
+    @property
+    def device(self) -> str:
+        """Kind of device that most of its runs had, such as "cpu" or "cuda"; the first by name of equals."""
+        counts = Counter(_device(run) for run in self.runs)
+        return min(counts, key=lambda device: (-counts[device], device))
+
+    @property
+    def timed(self) -> MethodGroup:
+        """Its runs on that kind of device alone: seconds and memory of two kinds have no mean that means anything."""
+        return MethodGroup(self.label, tuple(run for run in self.runs if _device(run) == self.device))
 
 
 def collect(folder: Path, index: Index, only: Collection[Path] | None = None) -> list[Line]:
@@ -138,15 +150,18 @@ def _seen(line: Line) -> frozenset[tuple[tuple[str, ...], int]]:
 
 
 def costs(line: Line) -> dict[str, float]:
-    """What a line's training cost, mean over runs; `seconds` by phase apart, see `Line.group`."""
-    runs = line.runs
-    peaks = [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]
+    """What a line's training cost, mean over runs; `seconds` by phase apart, see `Line.timed`.
+
+    Seconds and peak memory are means over the runs on `Line.device`.
+    """
+    runs, timed = line.runs, line.timed.runs
+    peaks = [run.peak_memory_bytes for run in timed if run.peak_memory_bytes is not None]
     out = {
         "parameters_trained": statistics.fmean(max(run.parameters_trained) for run in runs),
         "bytes_kept": statistics.fmean(run.bytes_kept[-1] for run in runs),
         "images_kept": statistics.fmean(run.images_kept for run in runs),
         "passes_per_image": statistics.fmean(run.passes_per_image for run in runs),
-        "seconds": statistics.fmean(sum(run.total_seconds.values()) for run in runs),
+        "seconds": statistics.fmean(sum(run.total_seconds.values()) for run in timed),
     }
     return out | ({"peak_memory_bytes": statistics.fmean(peaks)} if peaks else {})
 
@@ -170,7 +185,8 @@ def _document(line: Line) -> dict[str, Any]:
     if line.published is not None:
         return document | {"source": line.published.source, "note": line.published.note}
     document["values"] = {name: [_figure(run, name) for run in line.runs] for name in ("a_last", "a_avg")}
-    document["seconds"] = {phase: figure.mean for phase, figure in line.group.seconds.items()}
+    document["seconds"] = {phase: figure.mean for phase, figure in line.timed.seconds.items()}
+    document["device"] = {"kind": line.device, "runs": len(line.timed.runs)}
     document["costs"] = costs(line)
     document["curve"] = [_pair(figure) for figure in line.group.curve]
     return document
@@ -190,6 +206,11 @@ def _line(name: str, row: RowRecord, readout: str, own: bool, runs: list[RunResu
     shown = "" if readout == "default" else readout
     other = f"{name}, {readout}" if " " in name else f"{name}+{readout}"
     return Line(name if own else other, name, shown, kind, groups, tuple(runs))
+
+
+def _device(run: RunResults) -> str:
+    """Without number and name: "cuda (NVIDIA H200)" and "cuda:1" are "cuda"."""
+    return run.machine.device.split()[0].split(":")[0]
 
 
 def _figure(run: RunResults, name: str) -> float | None:

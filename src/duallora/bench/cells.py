@@ -25,6 +25,7 @@ class Cell:
         seed: of weights and batches.
         folder: of the run.
         config: everything about the run.
+        source: the images by the name that the suite gives them, wherever they lie on this machine.
     """
 
     row: str
@@ -32,6 +33,7 @@ class Cell:
     seed: int
     folder: Path
     config: RunConfig
+    source: str
 
     @property
     def name(self) -> str:
@@ -47,7 +49,6 @@ class Grid:
         name: of the suite, and of the protocol where one is followed; its folder is called so.
         suite: what it was made from.
         protocol: the publication's protocol that is followed.
-        source: the images by the name that the suite gives them, wherever they lie on this machine.
         folder: of all its runs.
         cells: orders outermost, then seeds, so that a part of the grid compares all rows.
     """
@@ -55,7 +56,6 @@ class Grid:
     name: str
     suite: Suite
     protocol: Protocol | None
-    source: str
     folder: Path
     cells: tuple[Cell, ...]
 
@@ -95,12 +95,12 @@ def make_grid(
     orders, seeds = suite.orders, suite.seeds
     base = suite.base.changes()
     if chosen is not None and protocol is not None:
-        name = f"{name}-{folder_name(protocol)}"
+        if chosen.changes_runs:  # otherwise its figures stand beside the suite's own runs
+            name = f"{name}-{folder_name(protocol)}"
         base = merged(base, chosen.set.changes())
         orders, seeds = chosen.orders or orders, chosen.seeds or seeds
         if strange := sorted(set(chosen.rows) - set(suite.rows)):
             raise unknown(f"row in protocol '{protocol}' of suite '{name}'", strange[0], suite.rows)
-    _no_grid_undone(name, overrides, bool(seeds))
     folder = user_path(out) / name
     _no_collisions(name, suite.rows)
     cells = []
@@ -108,20 +108,16 @@ def make_grid(
         for place, seed in enumerate(seeds or [None]):
             for row, change in suite.rows.items():
                 where = f"suite '{name}': row '{row}'"
-                data = merged(base, change.changes())
-                if chosen is not None and row in chosen.rows:
-                    data = merged(data, chosen.rows[row].changes())
-                _set_order(data.setdefault("stream", {}), order)
-                if seed is not None:
-                    data["seed"] = seed
+                data = _settings(base, row, change, chosen, where, order, seed)
+                stated = str(data["stream"].get("source", RunConfig().stream.source))
                 if source is not None:
                     data["stream"]["source"] = source
                 config = checked_config(RunConfig, apply_overrides(data, overrides), where)
+                _no_grid_undone(name, config, order, seed)
                 _check_readouts(change, config, where)
                 run = f"order-{number}" + (f"-seed-{seed}" if place else "")  # a seed added later moves nothing
-                cells.append(Cell(row, number, config.seed, folder / folder_name(row) / run, config))
-    stated = base.get("stream", {}).get("source", RunConfig().stream.source)
-    return Grid(name, suite, chosen, str(stated), folder, tuple(cells))
+                cells.append(Cell(row, number, config.seed, folder / folder_name(row) / run, config, stated))
+    return Grid(name, suite, chosen, folder, tuple(cells))
 
 
 def chosen_cells(grid: Grid, only: Sequence[str] = (), orders: int | None = None) -> list[Cell]:
@@ -202,6 +198,24 @@ def _check_readouts(row: Row, config: RunConfig, where: str) -> None:
             raise unknown(f"read-out in {where}", name, known)
 
 
+def _settings(
+    base: Mapping[str, Any],
+    row: str,
+    change: Row,
+    chosen: Protocol | None,
+    where: str,
+    order: Order,
+    seed: int | None,
+) -> dict[str, Any]:
+    """What the suite and the protocol say of one cell."""
+    data = merged(base, {})
+    for laid in (change.changes(), chosen.rows[row].changes() if chosen is not None and row in chosen.rows else {}):
+        _no_order_of_its_own(laid, seed is not None, where)
+        data = merged(data, laid)
+    _set_order(data.setdefault("stream", {}), order)
+    return data if seed is None else data | {"seed": seed}
+
+
 def _set_order(stream: dict[str, Any], order: Order) -> None:
     """Put an order into a stream's settings, in place of any that the base has."""
     stream.pop("order", None)
@@ -212,16 +226,28 @@ def _set_order(stream: dict[str, Any], order: Order) -> None:
         stream["order_seed"] = order
 
 
-def _no_grid_undone(name: str, overrides: Sequence[str], seeded: bool) -> None:
+def _no_order_of_its_own(change: Mapping[str, Any], seeded: bool, where: str) -> None:
+    """Refuse a row whose order or seed the suite would lay its own over."""
+    for key in ("order", "order_seed"):
+        if key in change.get("stream", {}):
+            raise DualLoRAError(f"{where}: leave out stream.{key}; 'orders' of the suite says it for all rows")
+    if seeded and "seed" in change:
+        raise DualLoRAError(f"{where}: leave out seed; 'seeds' of the suite says it for all rows")
+
+
+def _no_grid_undone(name: str, config: RunConfig, order: Order, seed: int | None) -> None:
     """Refuse to set what tells the cells of a row apart: equal runs would pass for a deviation of nothing."""
-    for text in overrides:
-        key = text.partition("=")[0].strip()
-        if key in ("stream.order", "stream.order_seed") or (key == "seed" and seeded):
-            what = "seeds" if key == "seed" else "orders"
-            raise DualLoRAError(
-                f"cannot set '{key}': suite '{name}' has {what} of its own; change '{what}' in a copy of its file"
-                + (", or take the first with --orders 1" if what == "orders" else "")
-            )
+    wanted: dict[str, Any] = {}
+    _set_order(wanted, order)
+    found = {key: value for key in ("order", "order_seed") if (value := getattr(config.stream, key)) is not None}
+    kept = found == wanted
+    if kept and seed in (None, config.seed):
+        return
+    what = "seeds" if kept else "orders"
+    raise DualLoRAError(
+        f"cannot set {what}: suite '{name}' has {what} of its own; change '{what}' in a copy of its file"
+        + ("" if kept else ", or take the first with --orders 1")
+    )
 
 
 def _no_collisions(name: str, rows: Mapping[str, Row]) -> None:

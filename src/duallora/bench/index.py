@@ -77,4 +77,5 @@ class Index(Closed):
 
     def save(self, folder: Path) -> None:
         """Write it."""
-        write_json_atomic(folder / NAME, json.loads(self.model_dump_json(exclude_defaults=True)))
+        told = json.loads(self.model_dump_json(exclude_defaults=True))
+        write_json_atomic(folder / NAME, {"format_version": self.format_version} | told)

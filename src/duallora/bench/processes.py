@@ -26,10 +26,22 @@ STOPPING = 10.0  # seconds that a cell has to end before it is killed
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell failed; a fault is ours, anything else the user can mend."""
+    """Why a cell failed.
+
+    Attributes:
+        message: what went wrong; the same for all cells that fail in the same way.
+        fault: of ours; anything else the user can mend.
+        log: where what the cell printed is, if that helps.
+    """
 
     message: str
     fault: bool = False
+    log: Path | None = None
+
+    @property
+    def told(self) -> str:
+        """The message, and where to read on."""
+        return self.message if self.log is None else f"{self.message}; what it printed is in '{self.log}'"
 
 
 class Watcher(Protocol):
@@ -70,6 +82,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the bench, which ends its cells itself
         )
         job = {"config": cell.config.model_dump(mode="json"), "folder": str(cell.folder), "redo": redo}
+        job["name"] = cell.name
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died already, which `outcome` tells
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -91,13 +104,12 @@ class Worker:
             code = self._process.returncode
             if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # the shell tells of signals by numbers above 128
                 return Failure("was killed from outside, most likely for want of memory; run fewer at once (--jobs)")
-            how = f"exit code {code}"
-            return Failure(f"ended without an answer ({how}); what it printed is in '{self.log}'", fault=True)
+            return Failure(f"ended without an answer (exit code {code})", fault=True, log=self.log)
         if not answer:
             self.log.unlink(missing_ok=True)
             return None
-        where = f"; what it printed is in '{self.log}'" if answer.get("fault") else ""
-        return Failure(answer["error"] + where, fault=bool(answer.get("fault")))
+        fault = bool(answer.get("fault"))
+        return Failure(answer["error"], fault=fault, log=self.log if fault else None)
 
     def stop(self) -> None:
         """End it; what it has finished stays."""

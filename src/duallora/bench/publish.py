@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,31 +21,37 @@ def publish(grid: Grid, done: list[Cell], target: Path) -> Path:
     """Copy finished cells, the suite's index and the table to `target`/<name of the grid>, and return that folder.
 
     Raises:
-        DualLoRAError: the place cannot be written, or holds runs that are none of this grid's any more.
+        DualLoRAError: as `check_target`, or the place cannot be written.
     """
+    check_target(grid, done, target)
     folder = target / grid.name
-    source = public_source(grid.source)
-    if folder.resolve() == grid.folder.resolve():
-        raise DualLoRAError(f"'{target}' is where the bench itself works; publish to another folder")
-    _no_others(grid, folder, source, {cell.folder for cell in done})
     for cell in done:
-        publish_run(cell.folder, folder / cell.folder.relative_to(grid.folder), source)
+        publish_run(cell.folder, folder / cell.folder.relative_to(grid.folder), public_source(cell.source))
     index = Index.of(grid)
     index.save(folder)
     write_text_atomic(folder / "table.md", f"# {index.title}\n\n{folder_table(folder)}")
     return folder
 
 
-def _no_others(grid: Grid, folder: Path, source: str, renewed: set[Path]) -> None:
-    """Raise if the place holds runs of other settings, which a table would average with those of now."""
-    here = {"stream": {"source": source, "root": None}}
+def check_target(grid: Grid, renewed: Collection[Cell], target: Path) -> None:
+    """Raise DualLoRAError if a place can take no copies: it would average runs of other settings with those of now.
+
+    Args:
+        grid: of the suite.
+        renewed: cells whose copies will be written anew.
+        target: as of `publish`.
+    """
+    folder = target / grid.name
+    if folder.resolve() == grid.folder.resolve():
+        raise DualLoRAError(f"'{target}' is where the bench itself works; publish to another folder")
     cells = {cell.folder.relative_to(grid.folder): cell for cell in grid.cells}
     for place in sorted({path.parent for path in cells}):
         for found in sorted((folder / place).glob("*/results.json")):
             cell, change = cells.get(found.parent.relative_to(folder)), None
             if cell is None:
                 change = "the suite has no such run"
-            elif cell.folder not in renewed:
+            elif cell not in renewed:
+                here = {"stream": {"source": public_source(cell.source), "root": None}}
                 wanted = RunConfig.model_validate(merged(cell.config.model_dump(mode="json"), here))
                 held = RunResults.load(found)
                 change = difference(held.config, wanted, finished=True)
@@ -59,13 +66,16 @@ def _no_others(grid: Grid, folder: Path, source: str, renewed: set[Path]) -> Non
 
 def publish_run(run: Path, target: Path, source: str) -> None:
     """Copy the results of one run, for all its read-outs."""
-    shutil.rmtree(target, ignore_errors=True)
+    beside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
     here: dict[str, Any] = {"stream": {"source": source, "root": None}, "backbone": {"weights": None}}
     for found in sorted(run.rglob("results.json")):
         results = RunResults.load(found)
         config = merged(results.config, here)
         skipped = [s.model_copy(update={"path": PurePosixPath(s.path).name}) for s in results.skipped]
-        results.model_copy(update={"config": config, "skipped": skipped}).save(target / found.relative_to(run))
+        results.model_copy(update={"config": config, "skipped": skipped}).save(beside / found.relative_to(run))
+    shutil.rmtree(target, ignore_errors=True)
+    beside.rename(target)
 
 
 def public_source(source: str) -> str:

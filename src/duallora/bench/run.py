@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from duallora.bench.aggregate import Line, collect, summary
+from duallora.bench.alike import check_alike, extent
 from duallora.bench.cells import Cell, Grid
 from duallora.bench.estimate import Estimate, estimates
 from duallora.bench.index import Index
@@ -15,7 +16,7 @@ from duallora.bench.lock import holding
 from duallora.bench.page import page
 from duallora.bench.processes import LOGS, Failure, run_cells
 from duallora.bench.progress import Board, tell
-from duallora.bench.publish import publish
+from duallora.bench.publish import check_target, publish
 from duallora.bench.state import State, check_states, state_of
 from duallora.bench.table import markdown
 from duallora.config import StreamConfig
@@ -87,7 +88,7 @@ def run_bench(
 
     Raises:
         DualLoRAError: before anything runs: another bench works in the folder; a chosen cell is not what the suite
-            says; the data are missing; a place cannot be written.
+            says, or had other images; the data are missing; a place cannot be written.
     """
     if jobs < 1:
         raise DualLoRAError(f"--jobs is {jobs}; give 1 or more")
@@ -101,31 +102,44 @@ def run_bench(
         check_states({cell: states[cell] for cell in chosen}, redo)
         todo = _todo(chosen, states, redo)
         streams = _opened(todo)
+        check_alike(states, {cell: extent(cell, *streams[_key(cell)]) for cell in todo})
+        if publish_to is not None:
+            check_target(grid, [*(c for c, s in states.items() if s.kind == "done"), *todo], publish_to)
         index = Index.of(grid)
         index.save(grid.folder)
         fresh = _fresh(states, redo)
         times = estimates(todo, fresh, _device(grid), lambda stream: streams[stream.model_dump_json()][1])
         tasks = {cell: streams[_key(cell)][0] for cell in todo}
-        with Board(fresh, todo, tasks, {c: time.seconds for c, time in times.items()}, jobs, lock.beat) as board:
-            failed = run_cells(todo, redo, jobs, board, grid.folder / LOGS)
-        states = {cell: state_of(cell) for cell in grid.cells}
-        done = [cell for cell, state in states.items() if state.kind == "done"]
-        lines = collect(grid.folder, index, {cell.folder for cell in done})
-        document = summary(index, lines)
-        if any(line.runs for line in lines):
-            write_text_atomic(grid.folder / "table.md", f"# {index.title}\n\n{markdown(index, lines)}")
-            write_json_atomic(grid.folder / "summary.json", document)
-            write_text_atomic(grid.folder / "report.html", page(index, lines))
-        published = publish(grid, done, publish_to) if publish_to is not None else None
-    return Outcome(states, failed, len(todo), lines, document, published)
+        failed: dict[Cell, Failure] = {}
+        try:
+            with Board(fresh, todo, tasks, {c: time.seconds for c, time in times.items()}, jobs, lock.beat) as board:
+                failed = run_cells(todo, redo, jobs, board, grid.folder / LOGS)
+        finally:  # after Ctrl-C, too, the tables are of all that has finished
+            outcome = _written(grid, index, failed, len(todo))
+        if publish_to is None:
+            return outcome
+        done = [cell for cell, state in outcome.states.items() if state.kind == "done"]
+        return replace(outcome, published=publish(grid, done, publish_to))
+
+
+def _written(grid: Grid, index: Index, failed: Mapping[Cell, Failure], ran: int) -> Outcome:
+    """The tables of what is done now, as files."""
+    states = {cell: state_of(cell) for cell in grid.cells}
+    lines = collect(grid.folder, index, {cell.folder for cell, state in states.items() if state.kind == "done"})
+    document = summary(index, lines)
+    if any(line.runs for line in lines):
+        write_text_atomic(grid.folder / "table.md", f"# {index.title}\n\n{markdown(index, lines)}")
+        write_json_atomic(grid.folder / "summary.json", document)
+        write_text_atomic(grid.folder / "report.html", page(index, lines))
+    return Outcome(states, failed, ran, lines, document, None)
 
 
 def check_failures(outcome: Outcome, folder: Path) -> None:
     """Raise DualLoRAError about the cells that went wrong; RuntimeError if a fault of ours is among them."""
     if not outcome.failed:
         return
-    told = {cell.name: failure.message for cell, failure in outcome.failed.items()}
-    same = len(set(told.values())) == 1
+    same = len({failure.message for failure in outcome.failed.values()}) == 1
+    told = {cell.name: failure.told for cell, failure in outcome.failed.items()}
     text = next(iter(told.values())) if same else "; ".join(f"{name}: {message}" for name, message in told.items())
     left = sum(state.kind != "done" for state in outcome.states.values())
     names = ", ".join(told)

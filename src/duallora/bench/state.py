@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +67,15 @@ def check_states(states: Mapping[Cell, State], redo: Sequence[Cell] = ()) -> Non
         return
     told = "; ".join(f"{cell.name}: {state.why}" for cell, state in altered[:3])
     more = f"; and {len(altered) - 3} more (--dry-run shows all)" if len(altered) > 3 else ""
-    cure = " ".join(f"--redo '{cell.name}'" for cell, _ in altered[:3])
+    cure = " ".join(f"--redo {shlex.quote(name)}" for name in _names([cell for cell, _ in altered], list(states)))
     raise DualLoRAError(f"{told}{more}. Start over with {cure}, or give another --out")
+
+
+def _names(some: Sequence[Cell], cells: Sequence[Cell]) -> list[str]:
+    """Cells by name, or their row's where it is all of the row."""
+    rows = Counter(cell.row for cell in cells)
+    whole = {row for row, count in Counter(cell.row for cell in some).items() if rows[row] == count > 1}
+    return list(dict.fromkeys(cell.row if cell.row in whole else cell.name for cell in some))
 
 
 def foreign(folder: Path) -> list[str]:

@@ -90,6 +90,11 @@ class Protocol(Closed):
     seeds: Seeds | None = None
     figures: dict[str, Figure] = Field(min_length=1, description="name of the method -> what was published")
 
+    @property
+    def changes_runs(self) -> bool:
+        """Whether any run differs from the suite's own, so that it needs a folder of its own."""
+        return bool(self.set.changes() or self.rows or self.orders or self.seeds)
+
 
 class Suite(Closed):
     """A grid of runs: rows by class orders by seeds."""

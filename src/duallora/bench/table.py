@@ -22,6 +22,10 @@ from duallora.report.summary import Figure
 
 BRIEF = ("a_last", "a_avg", "forgetting", "task_il", "task_id")
 OWN = ("a_last", "a_avg", "forgetting", "task_il")
+TIMED = (
+    "Seconds and peak memory are those of the device named, of the process on a processor and of what torch holds on a "
+    "GPU: compare them within one kind of device."
+)
 KINDS = {"yardstick": " (yardstick: keeps images)", "no adaptation": " (no adaptation)"}
 
 
@@ -115,22 +119,28 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
             parts.append(f"**{TITLES[group]}**")
         parts.append(_accuracies(held, sources, brief))
     if not brief:
-        parts += ["**Cost**, mean over runs", _costs(measured)]
+        parts += [f"**Cost**, mean over runs. {TIMED}", _costs(measured)]
     parts += [f"[{n}] {source_of(line)}" for line in lines if (n := sources.get(line.label))]
     return "\n\n".join(parts) + "\n"
 
 
 def facts(runs: Sequence[RunResults]) -> str:
     """What the runs have in common, and on what they ran."""
-    run = runs[0]
-    train, test = sum(task.train_images for task in run.tasks), sum(task.test_images for task in run.tasks)
+    tasks = _range([len(run.tasks) for run in runs])
+    train = _range([sum(task.train_images for task in run.tasks) for run in runs])
+    test = _range([sum(task.test_images for task in run.tasks) for run in runs])
     machines = sorted({f"{r.machine.device}, {r.machine.threads} of {r.machine.cores} cores" for r in runs})
     backbones = sorted({f"`{r.backbone.name}` (sha256 {r.backbone.sha256[:12]})" for r in runs})
     return (
-        f"{len(run.tasks)} tasks, {train} training and {test} test images in all; backbone {', '.join(backbones)}; "
-        f"{run.machine.cpu}, device {'; '.join(machines)}; {max(r.finished for r in runs):%Y-%m-%d}. "
+        f"{tasks} tasks, {train} training and {test} test images in all; backbone {', '.join(backbones)}; "
+        f"{runs[0].machine.cpu}, device {'; '.join(machines)}; {max(r.finished for r in runs):%Y-%m-%d}. "
         "Percent, mean ± deviation over class orders and seeds."
     )
+
+
+def _range(counts: Sequence[int]) -> str:
+    """One number, or the least and the most."""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def percent(figure: Figure | None) -> str:
@@ -149,6 +159,7 @@ def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> 
     leaders = {name: best(lines, name) for name in ("a_last", "a_avg")}
     if brief:
         lines = _best_of_rows(lines)
+    devices = {line.device for line in lines if line.runs}
     heads = ["row", "read-out", "runs", *[FIGURES[name] for name in columns], *(["time", "kept"] if brief else [])]
     rows = []
     for line in lines:
@@ -159,7 +170,8 @@ def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> 
             rows.append([f"{label} [{sources[line.label]}]", "", "-", *figures, *(["-", "-"] if brief else [])])
             continue
         cost = costs(line)
-        end = [_plain(seconds(cost["seconds"])), _plain(size(cost["bytes_kept"]))] if brief else []
+        time = _plain(seconds(cost["seconds"])) + (f" ({line.device})" if len(devices) > 1 else "")
+        end = [time, _plain(size(cost["bytes_kept"]))] if brief else []
         rows.append([label, line.readout, str(len(line.runs)), *figures, *end])
     return _table(heads, rows)
 
@@ -175,17 +187,18 @@ def _best_of_rows(lines: Sequence[Line]) -> list[Line]:
 def _costs(lines: Sequence[Line]) -> str:
     """One line per training: its read-outs share what it cost."""
     first = {line.row: line for line in reversed(lines)}
-    phases = list(dict.fromkeys(phase for line in first.values() for phase in line.group.seconds))
-    heads = ["row", *[f"{phase}, s" for phase in phases], "all, s", "peak memory", "parameters trained", "bytes kept"]
-    heads += ["images kept", "passes per image"]
+    phases = list(dict.fromkeys(phase for line in first.values() for phase in line.timed.seconds))
+    heads = ["row", "device", *[f"{phase}, s" for phase in phases], "all, s", "peak memory"]
+    heads += ["parameters trained", "bytes kept", "images kept", "passes per image"]
     rows = []
     for line in lines:
         if first[line.row] is not line:
             continue
-        cost, spent = costs(line), line.group.seconds
+        cost, spent = costs(line), line.timed.seconds
         rows.append(
             [
                 _cell(line.row),
+                device_of(line),
                 *[f"{spent[phase].mean:.1f}" if phase in spent else "-" for phase in phases],
                 f"{cost['seconds']:.1f}",
                 _plain(size(cost["peak_memory_bytes"])) if "peak_memory_bytes" in cost else "-",
@@ -196,6 +209,15 @@ def _costs(lines: Sequence[Line]) -> str:
             ]
         )
     return _table(heads, rows)
+
+
+def device_of(line: Line) -> str:
+    """What a line's seconds and memory were measured on, and in how many of its runs where it was not all.
+
+    A run's other figures hold for any device.
+    """
+    timed = len(line.timed.runs)
+    return line.device if timed == len(line.runs) else f"{line.device}, {timed} of {len(line.runs)} runs"
 
 
 def _protocol(index: Index) -> list[str]:

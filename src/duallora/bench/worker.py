@@ -1,8 +1,8 @@
 """One cell in a process of its own, so that its peak of memory is its own: `python -m duallora.bench.worker`.
 
-It reads one line of JSON (config, folder, redo) and lives as long as its standard input stays open: when the bench
-that started it ends, however it ends, so does the cell, and goes on after its last finished task another time. It
-answers with one line of JSON; all else that is printed goes to standard error.
+It reads one line of JSON (config, folder, redo, name) and lives as long as its standard input stays open: when the
+bench that started it ends, however it ends, so does the cell, and goes on after its last finished task another time.
+It answers with one line of JSON; all else that is printed goes to standard error.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -17,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-LESS = "run fewer cells at once (--jobs), or smaller batches (--set training.batch_size=32)"
+LESS = "run fewer cells at once (--jobs), or smaller batches (training.batch_size of the row in a copy of the suite)"
 ENDED = 3  # exit code of a cell whose bench has gone
 
 
@@ -25,6 +26,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run a cell; what is wrong with it, or nothing."""
     from duallora.config import RunConfig
     from duallora.errors import DualLoRAError, memory_ran_out
+    from duallora.evaluation.run_folder import REDO
     from duallora.evaluation.runner import run
 
     folder = Path(job["folder"])
@@ -33,7 +35,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             _clear(folder)
         run(RunConfig.model_validate(job["config"]), folder, redo=job["redo"], progress=False)
     except DualLoRAError as error:
-        return {"error": str(error)}
+        return {"error": str(error).replace(REDO, f"{REDO} {shlex.quote(job['name'])}")}
     except OSError as error:
         if memory_ran_out(error):
             return {"error": f"the memory does not suffice; {LESS}"}

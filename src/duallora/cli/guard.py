@@ -21,7 +21,7 @@ OK, FAULT, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 GO_ON = {
     "demo": "the results saved so far are intact; type the same command again to go on after the last finished task",
     "run": "the results saved so far are intact; type the same command again to go on after the last finished task",
-    "bench": "the results saved so far are intact; type the same command again to go on where it was",
+    "bench": "the results saved so far are intact and in the tables; type the same command again to go on where it was",
     "learn": "nothing is half-written; type the same command again to learn the task, unless duallora inspect shows it",
 }
 FEWER = (
@@ -80,8 +80,14 @@ def _guarded(app: typer.Typer, arguments: Sequence[str], as_json: bool, debug: b
 
 def _interrupted(arguments: Sequence[str], as_json: bool) -> int:
     with contextlib.suppress(KeyboardInterrupt):
-        _tell(f"interrupted: {GO_ON.get(_command(arguments), NOTHING)}", as_json)
+        _tell(f"interrupted: {_how_to_go_on(arguments)}", as_json)
     return INTERRUPTED
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    told = GO_ON.get(_command(arguments), NOTHING)
+    again = any(argument == "--redo" or argument.startswith("--redo=") for argument in arguments)
+    return told.replace("the same command again", "the same command without --redo") if again else told
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -95,7 +95,7 @@ class RunResults(Record):
     task_il_matrix: list[list[Share | None]] = Field(description="the same with the true task of each image given")
     task_id_accuracy: list[Share | None] = Field(
         description="after each task: share of the test images so far whose task is named rightly; null with one task, "
-        "or where the method has but one answer for all tasks"
+        "or where all tasks share one set of test images"
     )
     calibration_error: list[Share | None] = Field(
         description="after each task: expected calibration error over the test images so far (15 bins)"

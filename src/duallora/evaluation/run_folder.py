@@ -15,6 +15,8 @@ from duallora.files import alone_in, writing
 from duallora.stream import TaskStream
 from duallora.training.settings import INDIFFERENT
 
+REDO = "start over with --redo"  # a bench says which of its runs
+
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
@@ -49,7 +51,7 @@ def check_folder(config: RunConfig, out: Path, resume: bool, redo: bool) -> None
             same = False
         if not redo and not (same and resume):
             which = "a run already" if same else "a run of another configuration"
-            raise DualLoRAError(f"'{out}' holds {which}; give another --out, or start over with --redo")
+            raise DualLoRAError(f"'{out}' holds {which}; give another --out, or {REDO}")
     elif any(entry.name != "images.json" and not _cut_off(entry) for entry in out.iterdir()):  # broken off as it began
         raise DualLoRAError(f"'{out}' exists and is no run of duallora; give another --out")
 
@@ -84,14 +86,14 @@ def check_images(out: Path, images: list[dict[str, str]]) -> None:
         changed = [task["name"] for task in images if tuple(task.values()) not in known]
         which = f" (task '{changed[0]}')" if changed else ""
         raise DualLoRAError(
-            f"'{out}' holds half a run, and its images have changed since{which}; start over with --redo, or give "
-            "another --out"
+            f"'{out}' holds half a run, and its images have changed since{which}; {REDO}, or give another --out"
         )
 
 
 def clear(out: Path) -> None:
-    """Remove an earlier run from the folder; its configuration goes last, for it is what makes the folder ours."""
+    """Remove an earlier run from the folder; results first, the configuration last: that makes it ours."""
+    (out / "results.json").unlink(missing_ok=True)  # first: what is left of a run must not look like a whole one
     for name in ("checkpoints", "readouts", "steps"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("results.json", "report.html", "images.json", "config.json"):
+    for name in ("report.html", "images.json", "config.json"):
         (out / name).unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from duallora.data.sampling import at_most
 from duallora.errors import DualLoRAError
 from duallora.evaluation.memory import forget_peak, peak_memory
 from duallora.evaluation.results import BackboneRecord, MachineRecord, RunResults, TaskRecord
-from duallora.evaluation.run_folder import alone, check_folder, check_images, clear, images_of
+from duallora.evaluation.run_folder import REDO, alone, check_folder, check_images, clear, images_of
 from duallora.evaluation.scoring import StepScores, score_step
 from duallora.evaluation.steps import StepRecord, load_steps
 from duallora.files import user_path, write_json_atomic
@@ -88,8 +88,7 @@ def _run(config: RunConfig, out: Path, resume: bool, redo: bool, progress: bool)
         finished = RunResults.load(out / "results.json")
         if finished.on_former_weights:
             raise DualLoRAError(
-                f"'{out}' holds a run on former weights of the bundled backbone; give another --out, or start over "
-                "with --redo"
+                f"'{out}' holds a run on former weights of the bundled backbone; give another --out, or {REDO}"
             )
         return finished
     stream = build_stream(config.stream)
@@ -177,7 +176,7 @@ def _check_options(learner: Learner, config: RunConfig, out: Path) -> None:
         if held.get(name) != value:
             raise DualLoRAError(
                 f"'{out}' holds half a run of an earlier duallora, for which {name} was {held.get(name)!r} by default; "
-                f"it is {value!r} now: start over with --redo, or give another --out"
+                f"it is {value!r} now: {REDO}, or give another --out"
             )
 
 
@@ -188,7 +187,7 @@ def _check_whole(checkpoint: Path, out: Path) -> None:
     except DualLoRAError as error:
         raise DualLoRAError(
             f"the run in '{out}' broke off and cannot go on from '{checkpoint.name}' ({str(error).split(';')[0]}); "
-            "start over with --redo"
+            + REDO
         ) from error
 
 
@@ -209,6 +208,7 @@ def _step(
         bytes_kept=cost.bytes_kept,
         passes_per_image=cost.passes_per_image,
         images_kept=cost.images_kept,
+        peak_memory_bytes=peak_memory(learner.device),
         notes=learner.method.log.notes,
         began=began,
         ended=datetime.now(UTC),
@@ -273,7 +273,7 @@ def _results(
         config=options,
         machine=MachineRecord.describe(device, torch.get_num_threads()),
         seconds={phase: [s.seconds.get(phase, 0.0) for s in steps] for phase in phases},
-        peak_memory_bytes=peak_memory(learner.device),
+        peak_memory_bytes=max((s.peak_memory_bytes for s in steps if s.peak_memory_bytes is not None), default=None),
         parameters_trained=[s.parameters_trained for s in steps],
         bytes_kept=[s.bytes_kept for s in steps],
         passes_per_image=steps[-1].passes_per_image,

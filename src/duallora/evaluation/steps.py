@@ -22,6 +22,7 @@ class StepRecord(BaseModel):
     bytes_kept: int
     passes_per_image: float
     images_kept: int
+    peak_memory_bytes: int | None = None
     notes: list[str] = []
     began: datetime
     ended: datetime
