@@ -448,8 +448,8 @@ class Learner:
             )
         learner.classes, learner.tasks, learner._home = classes, tasks, home
         try:
-            learner.method.load_state({k: v for k, v in tensors.items()})
-        except (KeyError, RuntimeError) as error:
+            learner.method.restore(dict(tensors))
+        except DualLoRAError as error:
             raise DualLoRAError(f"{folder}/model.safetensors does not fit its duallora.json: {error}") from error
         learner.method.to(learner.device)
         return learner

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 
 from duallora.backbone import Backbone
+from duallora.errors import DualLoRAError
 from duallora.methods import Method, get_method, list_methods
 from tests_support import infos, learn, take_a_step
 
@@ -71,6 +72,24 @@ def test_a_saved_state_predicts_the_same_and_learns_on_the_same(name: str, backb
         torch.manual_seed(5)
         learn(m, 2, images(12, 2), TASKS[2], take_a_step, members=tuple(TASKS[:3]))
     torch.testing.assert_close(method(x).rows, other(x).rows, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_no_state_of_it_is_refused(name: str, backbones: Callable[..., Backbone]) -> None:
+    method = taught(name, backbones(), 2)
+    whole = method.state()
+    for key in whole:
+        with pytest.raises(DualLoRAError):
+            made(name, backbones()).restore({k: v for k, v in whole.items() if k != key})
+        with pytest.raises(DualLoRAError):
+            made(name, backbones()).restore(whole | {key: whole[key].unsqueeze(0)})
+    with pytest.raises(DualLoRAError, match=r"holds 'stray', which this method does not know"):
+        made(name, backbones()).restore(whole | {"stray": torch.zeros(1)})
+    with pytest.raises(DualLoRAError, match="has learned already"):
+        method.restore(whole)
+    fresh = made(name, backbones())
+    fresh.restore({k: v.clone() for k, v in whole.items()})
+    assert torch.equal(fresh(images(3, 96)).rows, method(images(3, 96)).rows)
 
 
 @pytest.mark.parametrize("name", METHODS)

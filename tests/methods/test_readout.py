@@ -103,13 +103,14 @@ def test_where_nothing_tells_what_is_known_all_is() -> None:
     assert (read.distance(10 * features) <= 1).all()
 
 
-def test_the_sample_is_of_the_whole_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duallora.methods.readout.KEPT_DISTANCES", 100)
-    sample, state = Sample(), torch.random.get_rng_state()
+def test_the_sample_is_of_the_whole_pass() -> None:
+    sample, alike, state = Sample(100), Sample(100), torch.random.get_rng_state()
     for at in range(0, 1000, 30):
         labels = torch.arange(at, min(at + 30, 1000))
         sample.add(labels.unsqueeze(1).float(), labels)
+        alike.add(-labels.unsqueeze(1).float())
     labels = torch.cat(sample.labels)
+    assert torch.equal(torch.cat(alike.features)[:, 0], -labels.float()) and not alike.labels
     assert len(labels) == 100 == len(labels.unique())
     assert torch.equal(torch.cat(sample.features)[:, 0], labels.float())
     assert labels.diff().min() > 0 and 420 < labels.float().mean() < 580

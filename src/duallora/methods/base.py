@@ -17,6 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from duallora.errors import DualLoRAError
+from duallora.lowrank.saved import REMEDY, saved_tensor
 from duallora.methods.rows import Rows
 
 State = dict[str, Tensor]
@@ -239,11 +241,28 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def load_state(self, state: State) -> None:
-        """Restore `state()` into a fresh method on the same backbone.
+        """Restore `state()` into a fresh method on the same backbone; `restore` checks what is given, too."""
+
+    def restore(self, state: State) -> None:
+        """`load_state` of what may not be a state of this method.
 
         Raises:
-            DualLoRAError: a tensor is missing, unexpected, or has another shape.
+            DualLoRAError: a tensor is missing, unexpected, or has another shape; or the method has learned already, and
+                would be of both.
         """
+        if len(self.rows):
+            raise DualLoRAError("this method has learned already; restore the state into a fresh one")
+        try:
+            self.load_state(state)
+        except DualLoRAError:
+            raise
+        except Exception as error:  # of whatever kind comes of tensors that are none of ours
+            raise DualLoRAError(f"the saved state does not fit ({type(error).__name__}: {error}); {REMEDY}") from error
+        held = self.state()
+        for key, tensor in held.items():
+            saved_tensor(state, key, tensor.shape)
+        if strange := sorted(state.keys() - held.keys()):
+            raise DualLoRAError(f"the saved state holds '{strange[0]}', which this method does not know; {REMEDY}")
 
     def cost(self) -> Cost:
         """Measured from the state itself."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.moments import RowMoments
 
 
 class ClassCovariances:
@@ -18,27 +20,27 @@ class ClassCovariances:
         """No rows yet; `dim` is d."""
         self.dim = dim
         self.packed = torch.zeros(0, dim * (dim + 1) // 2)
-        self._sums = torch.zeros(0, dim, dim, dtype=torch.float64)  # of x x^T, for the rows not yet sealed
+        self._moments = RowMoments(0, dim)  # for the rows not yet sealed
 
     def grow(self, rows: int) -> None:
         """Make room for the rows of a new task."""
-        self._sums = torch.zeros(rows, self.dim, self.dim, dtype=torch.float64)
+        self._moments = RowMoments(rows, self.dim)
 
     def update(self, features: Tensor, rows: Tensor) -> None:
         """Add features (b, D) that belong to the newest task's rows (b,), counted from 0."""
-        x, rows = features.detach()[:, : self.dim].to("cpu", torch.float64), rows.cpu()
-        for row in rows.unique().tolist():
-            own = x[rows == row]
-            self._sums[row] += own.T @ own
+        self._moments.add(features.detach()[:, : self.dim].to("cpu", torch.float32), rows.cpu())
 
     def seal(self, gaussians: ClassGaussians) -> None:
         """End of a task: from the sums of its rows, the last of `gaussians`, to their covariances."""
-        first = len(gaussians) - len(self._sums)
-        n, means = gaussians.counts[first:, None, None], gaussians.means[first:, : self.dim]
-        S = (self._sums - n * means.unsqueeze(2) * means.unsqueeze(1)) / (n - 1).clamp_min(1)
+        first = len(gaussians) - len(self._moments)
+        counts, means = gaussians.counts[first:], gaussians.means[first:, : self.dim]
         i, j = torch.tril_indices(self.dim, self.dim)
-        self.packed = torch.cat([self.packed, S[:, i, j].float()])
-        self._sums = self._sums[:0]
+        packed = [self.packed]
+        for n, mean, (_, outer) in zip(counts, means, self._moments, strict=True):
+            S = (outer - n * torch.outer(mean, mean)) / (n - 1).clamp_min(1)
+            packed.append(S[i, j].float().unsqueeze(0))
+        self.packed = torch.cat(packed)
+        self.grow(0)
 
     def covariance(self, row: int) -> Tensor:
         """S_r (d, d), float64."""
@@ -65,5 +67,5 @@ class ClassCovariances:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
-        self.packed = state["packed"].clone()
-        self._sums = self._sums[:0]
+        self.packed = saved_tensor(state, "packed", (None, self.packed.shape[1]), "covariances.").clone()
+        self.grow(0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from duallora.errors import DualLoRAError
 from duallora.lowrank.bottleneck import Bottleneck, mlps
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import (
     BackboneLike,
     Batches,
@@ -195,7 +196,10 @@ class EASE(Method):
         except RuntimeError as error:
             raise DualLoRAError(f"the saved adapters do not fit the method's options: {error}") from error
         self.adapters.requires_grad_(False)
-        self.measured = [state[f"prototypes.{t}"].clone() for t in range(len(self.rows.members))]
+        self.measured = [
+            saved_tensor(state, f"prototypes.{t}", (len(classes), None, None)).clone()
+            for t, classes in enumerate(self.rows.members)
+        ]
         if self.measured:
             self._build()
 

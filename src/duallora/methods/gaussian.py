@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from duallora.lowrank.saved import saved_tensor
+
 
 class ClassGaussians:
     """Row means and one pooled covariance, summed in a stream; scores are those of linear discriminant analysis.
@@ -195,7 +197,8 @@ class ClassGaussians:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
-        self.counts, self.sums = state["counts"].clone(), state["sums"].clone()
+        self.counts = saved_tensor(state, "counts", (None,), "gaussians.").clone()
+        self.sums = saved_tensor(state, "sums", (len(self.counts), self.dim), "gaussians.").clone()
         i, j = torch.tril_indices(self.dim, self.dim)
         self.outer = self.outer.new_zeros(self.dim, self.dim)
         self.outer[i, j] = self.outer[j, i] = state["outer"]

@@ -7,7 +7,19 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from duallora.methods.base import BackboneLike, Batches, Encoding, Method, MethodConfig, Output, State, TaskInfo, each
+from duallora.lowrank.saved import saved_tensor
+from duallora.methods.base import (
+    BackboneLike,
+    Batches,
+    Encoding,
+    Method,
+    MethodConfig,
+    Output,
+    State,
+    TaskInfo,
+    each,
+    part,
+)
 
 TEMPERATURE = 0.05  # turns cosines into logits whose softmax serves as a confidence; the argmax is untouched
 
@@ -58,5 +70,5 @@ class NCM(Method):
 
     def load_state(self, state: State) -> None:
         """Restore `state()`."""
-        self.sums = state["sums"].clone()
-        self.rows.load_state({k[5:]: v for k, v in state.items() if k.startswith("rows.")})
+        self.rows.load_state(part("rows", state))
+        self.sums = saved_tensor(state, "sums", (len(self.rows), self.backbone.features)).clone()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import Encoding, Output, State, part, prefixed
 from duallora.methods.covariances import ClassCovariances
 from duallora.methods.gaussian import ClassGaussians
@@ -201,7 +202,7 @@ class Readout(nn.Module):
 
     def load_state(self, state: State) -> None:
         """Restore `state()`."""
-        self.limit = state["limit"].clone()
+        self.limit = saved_tensor(state, "limit", (None,), "read.").clone()
         self.heads.load_state(part("heads", state))
         self.gaussians.load_state(part("gaussians", state))
         self.rows.load_state(part("rows", state))
@@ -213,27 +214,49 @@ class Readout(nn.Module):
 
 
 class Sample:
-    """Some KEPT_DISTANCES features of a pass, each as likely as any other, held only until the pass ends.
+    """Some features of a pass, `most` of them, each as likely as any other, held only until the pass ends.
 
     Images come class by class, so the first ones would be of the first classes alone. Each image draws a number, from a
-    generator of the sample's own, and those with the smallest stay.
+    generator of the sample's own, and those with the smallest stay: of the same batches every sample holds the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KEPT_DISTANCES) -> None:
         """Empty."""
-        self.features: list[Tensor] = []
-        self.labels: list[Tensor] = []
+        self.most = most
+        self._features: list[Tensor] = []
+        self._labels: list[Tensor] = []
         self._drawn: list[Tensor] = []
         self._generator = torch.Generator().manual_seed(0)
 
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        """Consider a batch."""
-        self.features.append(features.detach())
-        self.labels.append(labels)
-        self._drawn.append(torch.rand(len(labels), generator=self._generator))
-        if sum(map(len, self._drawn)) > KEPT_DISTANCES:
-            drawn = torch.cat(self._drawn)
-            kept = drawn.argsort()[:KEPT_DISTANCES].sort().values
-            self.features = [torch.cat(self.features)[kept.to(features.device)]]
-            self.labels = [torch.cat(self.labels)[kept.to(labels.device)]]
-            self._drawn = [drawn[kept]]
+    def add(self, features: Tensor, labels: Tensor | None = None) -> None:
+        """Consider a batch, with its labels or without."""
+        self._features.append(features.detach())
+        self._labels += [] if labels is None else [labels]
+        self._drawn.append(torch.rand(len(features), generator=self._generator))
+        if self._seen() > 2 * self.most:  # not for every batch
+            self._let_go()
+
+    @property
+    def features(self) -> list[Tensor]:
+        """Those of the sample, batch by batch."""
+        self._let_go()
+        return self._features
+
+    @property
+    def labels(self) -> list[Tensor]:
+        """Theirs."""
+        self._let_go()
+        return self._labels
+
+    def _seen(self) -> int:
+        return sum(map(len, self._drawn))
+
+    def _let_go(self) -> None:
+        if self._seen() <= self.most:
+            return
+        drawn = torch.cat(self._drawn)
+        kept = drawn.argsort()[: self.most].sort().values
+        self._drawn = [drawn[kept]]
+        self._features, self._labels = (
+            [torch.cat(parts)[kept.to(parts[0].device)]] if parts else [] for parts in (self._features, self._labels)
+        )

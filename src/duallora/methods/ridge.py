@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from duallora.lowrank.saved import saved_tensor
+
 LAMBDAS = tuple(10.0**e for e in range(-8, 9))  # candidates, as in RanPAC's public code
 EVERY = 5  # each fifth image is held out where lambda is chosen: 80:20 as in the same code
 CHUNK = 4096  # images whose lifted features are float64 at once
@@ -53,7 +55,8 @@ class Ridge:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
-        self.G, self.C, self.ridge = (state[k].clone() for k in ("G", "C", "lambda"))
+        shapes = {"G": self.G.shape, "C": (len(self.G), None), "lambda": ()}
+        self.G, self.C, self.ridge = (saved_tensor(state, k, shape, "ridge.").clone() for k, shape in shapes.items())
         self._weight = None
 
 

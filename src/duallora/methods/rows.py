@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from duallora.lowrank.saved import saved_tensor
+
 
 class Rows:
     """The table of output rows: row j is class `classes[j]` as learned in task `tasks[j]`.
@@ -71,8 +73,9 @@ class Rows:
 
     def task_scores(self, rows: Tensor) -> Tensor:
         """Scores of tasks (b, T): the best row of each."""
-        masks = torch.stack([self.of_task(t) for t in range(len(self.members))]).to(rows.device)
-        return rows.unsqueeze(1).masked_fill(~masks, -torch.inf).amax(-1)
+        owner = self.task_index(rows.device).expand(len(rows), -1)
+        best = rows.new_full((len(rows), len(self.members)), -torch.inf)
+        return best.scatter_reduce(1, owner, rows, "amax")
 
     def task_index(self, device: torch.device | None = None) -> Tensor:
         """(R,) task of each row."""
@@ -89,6 +92,7 @@ class Rows:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
-        self.tasks, self.classes = state["tasks"].tolist(), state["classes"].tolist()
+        self.tasks = saved_tensor(state, "tasks", (None,), "rows.").tolist()
+        self.classes = saved_tensor(state, "classes", (len(self.tasks),), "rows.").tolist()
         sizes = state["member_sizes"].tolist()
         self.members = [tuple(part.tolist()) for part in state["member_classes"].split(sizes)] if sizes else []

@@ -56,3 +56,19 @@ def test_it_is_the_ridge_solution_whichever_side_is_smaller(n: int) -> None:
     expected = np.eye(8) + np.linalg.solve(xc.T @ xc + alpha * np.eye(8), xc.T @ (yc - xc))
     np.testing.assert_allclose(weight.numpy(), expected, atol=1e-9)
     np.testing.assert_allclose((x.mean(0) @ weight + offset).numpy(), y.mean(0).numpy(), atol=1e-9)
+
+
+def test_of_many_images_the_same_are_held_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duallora.methods.duallora.carry.FITTED", 50)
+    g = torch.Generator().manual_seed(1)
+    X = torch.randn(400, 3, generator=g)
+    change, o = torch.eye(3) + 0.3 * torch.randn(3, 3, generator=g), torch.randn(3, generator=g)
+    carry = Carry(1e-9)
+    for x in X.split(7):
+        carry.before(x)
+    for y in (X @ change + o).split(7):
+        carry.after(y)
+    assert sum(map(len, carry.old.features)) == sum(map(len, carry.new.features)) == 50
+    found, offset = carry.solve()  # other images before than after would give anything but this
+    torch.testing.assert_close(found.float(), change, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(offset.float(), o, atol=1e-3, rtol=1e-3)

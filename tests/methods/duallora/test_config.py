@@ -19,16 +19,29 @@ OTHER = {
     "class_blocks": "all",
     "class_rate": 0.5,
     "class_smoothing": 0.4,
+    "gate": "off",
+    "residual_basis": "all",
+    "residual_rank": 3,
+    "rank": 3,
+    "first_rank": 5,
+    "first_rate": 2.0,
+    "orthogonal_rate": 0.4,
+    "carry": False,
 }
+SESSION = {"first_share", "first_placement"}
+CLASS = {"class_rank", "class_blocks", "class_rate", "class_smoothing"}
+MAPS = {"gate", "residual_basis", "residual_rank"}
+ADAPTER = {"rank", "first_rank", "first_rate"}
 
 
 @pytest.mark.parametrize(
     ("options", "idle"),
     [
-        ({}, {"first_share", "first_placement"}),
-        ({"first_rate": 3.0, "orthogonal": False}, {"first_share", "first_placement"}),
-        ({"residual": "maps"}, set(OTHER)),
-        ({"residual": "none", "first_rate": 3.0}, set(OTHER) - {"first_share", "first_placement"}),
+        ({}, SESSION | MAPS),
+        ({"first_rate": 3.0, "orthogonal": False}, SESSION | MAPS | ADAPTER | {"orthogonal_rate", "carry"}),
+        ({"residual": "maps"}, SESSION | CLASS),
+        ({"residual": "none", "first_rate": 3.0}, CLASS | MAPS),
+        ({"residual": "both", "orthogonal": False}, SESSION | ADAPTER),
     ],
     ids=str,
 )

@@ -43,7 +43,7 @@ def trained(method: DualLoRA) -> list[Tensor]:
 def results(monkeypatch: pytest.MonkeyPatch, *right: int) -> None:
     """What `told` is to answer, share by share, in each of the two turns."""
     answers = iter(right + tuple(2 * n for n in right))  # the turns add up
-    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: next(answers))
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes, shrinkage: next(answers))
 
 
 def test_told_rightly_as_worked_out_in_numpy() -> None:
@@ -115,7 +115,7 @@ def test_each_share_is_measured_with_the_network_there_and_by_all_features(
     backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, seen = backbones(levels=2), []
-    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes: seen.append(x) or 0)
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes, shrinkage: seen.append(x) or 0)
     method = made(backbone)
     x, expected = images(20), []
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from duallora.methods.readout import Sample
+
+FITTED = 10_000  # images; d + 1 would do where nothing was random
+
 
 class Carry:
     """The affine change x -> x W + o of features over a task, fitted on the images at hand.
@@ -12,26 +16,26 @@ class Carry:
     Earlier classes have no images any more, but the new ones show how the feature space has moved. W is the ridge
     solution pulled towards the identity: minimise ||X_old W + o - X_new||^2 + alpha ||W - I||^2 over the task's
     images. Semantic drift compensation (Yu et al. 2020) moves means by a local average of the same differences; a
-    linear map is its smooth form. Old features are held until `solve` and never kept.
+    linear map is its smooth form. Features of at most FITTED images, any as likely as any other, are held until `solve`
+    and never kept.
     """
 
     def __init__(self, ridge: float = 1.0) -> None:
         """`ridge` times n / d of the mean square of the old features is alpha."""
         self.ridge = ridge
-        self.old: list[Tensor] = []
-        self.new: list[Tensor] = []
+        self.old, self.new = Sample(FITTED), Sample(FITTED)  # both draw alike, so that they hold the same images
 
     def before(self, features: Tensor) -> None:
         """Features (b, d) of a batch before training."""
-        self.old.append(features.detach().cpu())
+        self.old.add(features.cpu())
 
     def after(self, features: Tensor) -> None:
         """Features of the same batches in the same order after training."""
-        self.new.append(features.detach().cpu())
+        self.new.add(features.cpu())
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """W (d, d) and o (d,), float64."""
-        X, Y = torch.cat(self.old).double(), torch.cat(self.new).double()
+        X, Y = (torch.cat(sample.features).double() for sample in (self.old, self.new))
         d = X.shape[1]
         centre, moved = X.mean(0), Y.mean(0)
         Xc, change = X - centre, (Y - moved) - (X - centre)

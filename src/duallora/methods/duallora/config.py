@@ -40,17 +40,19 @@ class DualLoRAConfig(MethodConfig):
         0.1,
         gt=0,
         description="learning rate of what changes the network for every task (orthogonal adapter, residuals in the "
-        "maps), relative to the setting's",
+        "maps), in units of `training.learning_rate`",
     )
     first_rate: float | None = Field(
         None,
         gt=0,
-        description="first session: the rate at which the network itself learns the first task, when nothing is to be "
-        "protected yet, in a stage of its own before residual and heads (3 is a good one); null: none, the first task "
-        "is learned as every other",
+        description="first session: the rate, in units of `training.learning_rate`, at which the network itself learns "
+        "the first task, when nothing is to be protected yet, in a stage of its own before residual and heads (3 is a "
+        "good one); null: none, the first task is learned as every other",
     )
     first_placement: Placement = Field(
-        ("query", "key", "value"), min_length=1, description="maps that the first session adapts"
+        ("query", "key", "value"),
+        min_length=1,
+        description="maps that the first task adapts where there is a `first_rate`",
     )
     first_share: float | None = Field(
         None,
@@ -69,7 +71,9 @@ class DualLoRAConfig(MethodConfig):
     class_blocks: tuple[int, ...] | Literal["last", "later", "all"] = Field(
         "last", description="blocks that it asks; last: the last third, later: all but the first third"
     )
-    class_rate: float = Field(3.0, gt=0, description="its learning rate, and its head's, relative to the others'")
+    class_rate: float = Field(
+        3.0, gt=0, description="its learning rate, and its head's, in units of `training.learning_rate`"
+    )
     class_smoothing: float = Field(
         0.1, ge=0, lt=1, description="share of a label that its head's loss spreads over all classes of the task"
     )
@@ -80,7 +84,8 @@ class DualLoRAConfig(MethodConfig):
     gate: Literal["off", "basis", "task", "posterior"] = Field(
         "basis",
         description="weight of a residual for an image: 1; relevance of the basis it lives in; "
-        "of the task that learned it; posterior of that task from class Gaussians in the block and those before it",
+        "of the task that learned it; posterior of that task from class Gaussians in the block and those before it. "
+        "Bases and Gaussians are measured with the newest residual at 1",
     )
 
     readout: Literal["product", "quadratic", "gaussian", "posterior", "tasks", "energy", "heads"] = Field(
@@ -111,18 +116,27 @@ class DualLoRAConfig(MethodConfig):
         "classes as competitors",
     )
     carry: bool = Field(
-        True, description="move earlier Gaussians along with the change of features that the new images show"
+        True,
+        description="move the Gaussians of earlier classes along with the change of features that the new images show",
     )
 
     def idle(self) -> frozenset[str]:
-        """Options of a first session or of the class token's residuals where there are none.
+        """Options of a first session, of residuals or of the orthogonal adapter where there are none.
 
-        >>> sorted(DualLoRAConfig().idle()), sorted(DualLoRAConfig(first_rate=3.0).idle())
-        (['first_placement', 'first_share'], [])
+        >>> sorted(DualLoRAConfig(residual="both").idle()), sorted(DualLoRAConfig(first_rate=3.0).idle())
+        (['first_placement', 'first_share'], ['gate', 'residual_basis', 'residual_rank'])
         """
         session = () if self.orthogonal and self.first_rate is not None else ("first_share", "first_placement")
-        residual = () if self.residual_class else ("class_rank", "class_blocks", "class_rate", "class_smoothing")
-        return frozenset((*session, *residual))
+        own = () if self.residual_class else ("class_rank", "class_blocks", "class_rate", "class_smoothing")
+        maps = () if self.residual_maps else ("gate", "residual_basis", "residual_rank")
+        adapter = () if self.orthogonal else ("rank", "first_rank", "first_rate")
+        still = () if self.moves else ("orthogonal_rate", "carry")
+        return frozenset((*session, *own, *maps, *adapter, *still))
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything in the network's maps ever changes."""
+        return self.orthogonal or self.residual_maps
 
     def adapts(self, task: int) -> Placement:
         """The maps whose orthogonal adapters train in a task, counted from 0."""

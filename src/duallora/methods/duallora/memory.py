@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from duallora.lowrank.saved import saved_tensor
+
 
 class Bases:
     """Mutually orthogonal bases Psi_1 ... Psi_T of one map's input.
@@ -56,7 +58,9 @@ class Bases:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()`."""
-        self.Phi, self.usual, self.sizes = state["Phi"].clone(), state["usual"].clone(), state["sizes"].tolist()
+        self.Phi = saved_tensor(state, "Phi", (len(self.Phi), None), "bases.").clone()
+        self.sizes = saved_tensor(state, "sizes", (None,), "bases.").tolist()
+        self.usual = saved_tensor(state, "usual", (len(self.sizes),), "bases.").clone()
         self._spread = None
 
 

@@ -109,7 +109,7 @@ class DualLoRA(ReadingMethod):
         self._task, self._learning = task.index, True
         self.log = TaskLog()
         self.session = self._first_session(len(task.classes))
-        self.carry = Carry() if self.config.carry and task.index > 0 else None
+        self.carry = Carry() if self.config.carry and self.config.moves and task.index > 0 else None
         own: list[Extension | None] = [None] * len(self.sites)
         if self._wants_own:
             for site in self._sites():
@@ -129,7 +129,7 @@ class DualLoRA(ReadingMethod):
         if cfg.first_share is None and classes < FEWEST:
             self.log.notes.append(f"first session: none, {classes} classes are too few for a rehearsal")
             return None
-        return FirstSession(self._sites(), cfg.first_share, classes, self.backbone.dim)
+        return FirstSession(self._sites(), cfg.first_share, classes, self.backbone.dim, cfg.shrinkage)
 
     @property
     def stages(self) -> int:
@@ -218,6 +218,8 @@ class DualLoRA(ReadingMethod):
         self.log.capacity = []
         for site in self._sites():
             extension = site.end(self._task, len(self.rows.members[-1]))
+            if not self.config.moves:
+                continue  # nothing is kept from any direction
             self.log.capacity.append(capacity(site.bases.Phi))
             if extension.full and self.config.orthogonal:
                 self.log.notes.append(

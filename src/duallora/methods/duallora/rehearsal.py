@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from duallora.methods.base import Batches, each
+from duallora.methods.base import Batches, Shrinkage, each
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
 from duallora.methods.gaussian import ClassGaussians
 
@@ -31,6 +31,7 @@ class Rehearsal(nn.Module):
         adapters: what trains in the network, as fresh as the session is to find them.
         classes: C of the task, `FEWEST` or more.
         dim: d of the final feature, which a head of this module's own reads.
+        shrinkage: of the covariance of the class Gaussians.
 
     >>> adapter = OrthogonalAdapter(torch.zeros(6, 0), outputs=6, rank=2)
     >>> rehearsal = Rehearsal([adapter], classes=5, dim=6)
@@ -39,9 +40,12 @@ class Rehearsal(nn.Module):
     tensor([ True, False,  True, False,  True])
     """
 
-    def __init__(self, adapters: Sequence[OrthogonalAdapter], classes: int, dim: int) -> None:
+    def __init__(
+        self, adapters: Sequence[OrthogonalAdapter], classes: int, dim: int, shrinkage: Shrinkage = "oas"
+    ) -> None:
         """Nothing has been rehearsed."""
         super().__init__()
+        self.shrinkage = shrinkage
         self.adapters = (*adapters,)  # in a tuple: they are modules of the sites
         self.fresh = [[p.detach().clone() for p in adapter.parameters()] for adapter in adapters]
         self.classes, self.dim, self.turn = classes, dim, 0
@@ -116,7 +120,7 @@ class Rehearsal(nn.Module):
         out = y % 2 != self.turn
         self.seen += int(out.sum())
         for i, kept in enumerate(found):
-            self.right[i] += told(torch.cat(kept), y, out, self.classes)
+            self.right[i] += told(torch.cat(kept), y, out, self.classes, self.shrinkage)
         self.head = None
 
     def _take(self, taken: Tensor, row: int) -> bool:
@@ -129,7 +133,7 @@ class Rehearsal(nn.Module):
                 adapter.B.copy_(share * B)
 
 
-def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
+def told(x: Tensor, y: Tensor, out: Tensor, classes: int, shrinkage: Shrinkage = "oas") -> int:
     """How many images of the classes left out are told rightly by Gaussians that were made without them.
 
     Args:
@@ -137,6 +141,7 @@ def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
         y: classes (n,).
         out: which images are of classes left out (n,); the others only compete.
         classes: C.
+        shrinkage: of the Gaussians.
 
     >>> x = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
     >>> told(x, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([True, True, True, False, False, False]), 2)
@@ -152,7 +157,7 @@ def told(x: Tensor, y: Tensor, out: Tensor, classes: int) -> int:
     for f in range(FOLDS):
         asked = fold == f
         if asked.any():
-            gaussians = ClassGaussians(x.shape[1])
+            gaussians = ClassGaussians(x.shape[1], shrinkage)
             gaussians.grow(classes)
             gaussians.update(x[~asked], y[~asked])
             right += int((gaussians.scores(x[asked]).argmax(1) == y[asked]).sum())

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from duallora.methods.base import Batches
+from duallora.methods.base import Batches, Shrinkage
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
 from duallora.methods.duallora.rehearsal import SHARES, Rehearsal
 from duallora.methods.duallora.site import DualLinear
@@ -25,13 +25,16 @@ class FirstSession(nn.Module):
         share: how far the network goes, in (0, 1]; None: as far as a `Rehearsal` finds best.
         classes: C of the task; for a rehearsal, `FEWEST` or more.
         dim: d of the final feature.
+        shrinkage: of the Gaussians that a rehearsal asks.
     """
 
-    def __init__(self, sites: Sequence[DualLinear], share: float | None, classes: int, dim: int) -> None:
+    def __init__(
+        self, sites: Sequence[DualLinear], share: float | None, classes: int, dim: int, shrinkage: Shrinkage
+    ) -> None:
         """Nothing has begun."""
         super().__init__()
         self.sites = (*sites,)  # in a tuple: they are modules of the method
-        self.share, self.classes, self.dim = share or 0.0, classes, dim
+        self.share, self.classes, self.dim, self.shrinkage = share or 0.0, classes, dim, shrinkage
         self.plan: list[Literal["rehearsal", "network", "heads"]] = ["network", "heads"]
         if share is None:
             self.plan = ["rehearsal", "rehearsal", *self.plan]
@@ -56,7 +59,9 @@ class FirstSession(nn.Module):
         if self.plan[stage] == "rehearsal":
             if not self.rehearsal:
                 adapters = [adapter for site in self.sites for adapter in site.orthogonal.values()]
-                self.rehearsal = Rehearsal(cast(list[OrthogonalAdapter], adapters), self.classes, self.dim)
+                self.rehearsal = Rehearsal(
+                    cast(list[OrthogonalAdapter], adapters), self.classes, self.dim, self.shrinkage
+                )
             self.rehearsal.start(turn=stage)
         elif self.rehearsal:
             note = self._conclude(self.rehearsal)

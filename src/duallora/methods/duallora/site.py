@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from duallora.lowrank import Extension, SecondMoment, Slot, class_attention, extend_basis, head_features
+from duallora.lowrank.saved import saved_tensor
+from duallora.methods.base import part
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.memory import Bases, gates_of
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
@@ -257,15 +259,15 @@ class DualLinear(nn.Module):
         The folds are repeated in order, so that the weights come out the same.
         """
         device = self.base.weight.device
-        self.bases.load_state({k: state[f"bases.{k}"] for k in ("Phi", "sizes", "usual")})
+        self.bases.load_state(part("bases", state))
         self.bases.to(device)
-        self.row_task = state["row_task"].tolist()
+        self.row_task = saved_tensor(state, "row_task", (None,)).tolist()
         for name in self.rows:
             r = self._residual(name)
-            for key in ("A", "B", "owner"):
-                setattr(r, key, state[f"residual.{name}.{key}"].to(device))
+            for key, shape in (("A", (None, r.A.shape[1])), ("B", (len(r.B), None)), ("owner", (None,))):
+                setattr(r, key, saved_tensor(state, f"residual.{name}.{key}", shape).to(device))
             for t in range(sum(name in self.config.adapts(task) for task in range(len(self.bases.sizes)))):
                 A, B = (state[f"orthogonal.{name}.{t}.{key}"].to(device) for key in "AB")
                 self.fold(name, A, B)
         if self.gaussians is not None:
-            self.gaussians.load_state({k: state[f"gaussians.{k}"] for k in ("counts", "sums", "outer")})
+            self.gaussians.load_state(part("gaussians", state))
