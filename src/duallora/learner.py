@@ -283,6 +283,8 @@ class Learner:
                 distance = output.distance
             scores = torch.softmax(self.method.rows.class_scores(output.rows.float()), 1).cpu()
             tasks = (output.tasks if output.tasks is not None else self.method.rows.task_scores(output.rows)).argmax(1)
+            names = [self.tasks[task]["name"] for task in tasks.tolist()]  # all at once: a GPU is waited for each time
+            known: list[bool | None] = [None] * len(chunk) if distance is None else (distance <= 1).tolist()
             values, order = scores.topk(min(top, scores.shape[1]), 1)
             for i, image in enumerate(chunk):
                 ranked = [(self.classes[c], float(v)) for c, v in zip(order[i], values[i], strict=True)]
@@ -291,8 +293,8 @@ class Learner:
                         path=str(image) if isinstance(image, str | Path) else None,
                         label=ranked[0][0],
                         confidence=min(max(ranked[0][1], 0.0), 1.0),
-                        task=self.tasks[int(tasks[i])]["name"],
-                        known=None if distance is None else bool(distance[i] <= 1),
+                        task=names[i],
+                        known=known[i],
                         top=ranked,
                     )
                 )

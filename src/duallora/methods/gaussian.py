@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -61,6 +62,7 @@ class ClassGaussians:
         self._precision: Tensor | None = None
         self._projected: tuple[Tensor, Tensor] | None = None
         self._merged: ClassGaussians | None = None
+        self._near: dict[str, tuple[Tensor, Tensor]] = {}
 
     def merged(self, owner: Tensor) -> ClassGaussians:
         """Gaussians of groups of rows, row r in group owner[r]: what they would be, had rows been groups all along.
@@ -142,10 +144,20 @@ class ClassGaussians:
 
     def scores(self, features: Tensor) -> Tensor:
         """(b, d) -> (b, R)."""
-        weight, bias = (t.to(features.device) for t in self.linear())
+        weight, bias = self._moved("linear", features.device, self.linear)
         # Differences of large numbers: bfloat16 would ruin them.
         with torch.autocast(features.device.type, enabled=False):
             return features.float() @ weight.T + bias
+
+    def _moved(
+        self, what: str, device: torch.device, made: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Two tensors on a device, made and moved once and not for every batch."""
+        held = self._near.get(what)
+        if held is None or held[0].device != device:
+            first, second = made()
+            held = self._near[what] = first.to(device), second.to(device)
+        return held
 
     def precision(self) -> Tensor:
         """Sigma^-1 (d, d), float32; apart from `linear`, which does without this larger piece of work."""
@@ -158,9 +170,10 @@ class ClassGaussians:
 
         About 1 for their own images.
         """
-        precision = self.precision().to(features.device)
-        with torch.autocast(features.device.type, enabled=False):
-            away = features.float() - self.means.float().to(features.device)[rows.to(features.device)]
+        place = features.device
+        precision, means = self._moved("distances", place, lambda: (self.precision(), self.means.float()))
+        with torch.autocast(place.type, enabled=False):
+            away = features.float() - means[rows.to(place)]
             return ((away @ precision) * away).sum(1).clamp_min(0).sqrt() / math.sqrt(self.dim)
 
     def held_out_distances(self, features: Tensor, rows: Tensor) -> Tensor:
