@@ -50,6 +50,13 @@ def test_published_results_can_be_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_every_table_has_a_row_without_adaptation(folder: Path) -> None:
+    for held in tables([line for line in collect(folder, Index.load(folder)) if line.runs]).values():
+        (line,) = (line for line in held if line.kind == "no adaptation")
+        assert line.figure("a_last") is not None
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_results_are_of_the_suites_settings(folder: Path) -> None:
     """What a table says of a row was measured under what the suite says of it now."""
     grid = make_grid(folder.name, load_suite(folder.name)[1], folder.parent)
