@@ -85,7 +85,7 @@ def test_tables_in_pages_are_those_of_the_results(tmp_path: Path) -> None:
     for text in (whole, brief):
         assert text.startswith("a\n<!-- table: ")
         assert text.endswith("<!-- end -->\nz")
-        assert "old" not in text
+        assert "\nold\n" not in text
     by_variant = docs.filled("<!-- table: search by variant -->\nold\n<!-- end -->", RESULTS)
     assert "| row | a third | as recommended | three times |" in by_variant
     by_readout = docs.filled(f"<!-- table: {name} by read-out -->\nold\n<!-- end -->", RESULTS)
