@@ -99,6 +99,7 @@ def test_overrides_that_make_no_sense(text: str, said: str) -> None:
     ("text", "said"),
     [
         ("trainig: {epochs: 1}", "unknown key 'trainig'; did you mean 'training'"),
+        ("epochs: 1", "unknown key 'epochs'; did you mean 'training.epochs'"),
         ("training: {epoch: 1}", "unknown key 'training.epoch'; did you mean 'epochs'"),
         ("stream: {increments: 1}", "unknown key 'stream.increments'; did you mean 'increment'"),
         ("method: {name: dualora}", "unknown method 'dualora'; did you mean 'duallora'"),

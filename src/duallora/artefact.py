@@ -164,6 +164,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         )
     path = folder / MANIFEST
     if not path.is_file():
+        if (folder / "results.json").is_file() and (folder / "config.json").is_file():
+            raise DualLoRAError(
+                f"'{folder}' is a run, which measures and keeps no model; make one that answers with duallora learn"
+            )
         raise DualLoRAError(
             f"'{folder}' is no duallora model: it has no {MANIFEST}; give a folder that duallora has saved"
         )

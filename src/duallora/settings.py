@@ -58,7 +58,8 @@ def _told(errors: list[Any], model: type[BaseModel], where: str) -> str:
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)
+        near = [key for key in _keys_below(model) if key.split(".")[-1] == path[-1]]  # the right name in a wrong place
+        near = near or difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""
         keys = f"Known: {', '.join(sorted(known))}" if known else "There are none to set"
         return f"{where}: unknown key '{name}'; {hint}{keys}"
@@ -67,6 +68,17 @@ def _told(errors: list[Any], model: type[BaseModel], where: str) -> str:
         kinds = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in errors)
         return f"{where}: {name} = {error.get('input')!r}: expected {', or '.join(kinds)}"
     return f"{where}: {name or 'value'} = {error.get('input')!r}: {error['msg']}"
+
+
+def _keys_below(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Full names of all fields, those of nested models too."""
+    keys = []
+    for name, field in model.model_fields.items():
+        inner, key = field.annotation, prefix + name
+        keys.append(key)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _keys_below(inner, f"{key}.")
+    return keys
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_helpers import TINY, Type
+from cli_helpers import COLOURS, TINY, Type, picture
 
 from duallora import Learner, artefact
 
@@ -256,3 +256,42 @@ def test_capacity_is_told_per_map_where_a_first_session_adapts_others(
     assert done.code == 0, done.err
     shown = typed("inspect", tmp_path / "zoo").out
     assert "block 5 [" in shown and "block 5 proj [" in shown and "block 6" not in shown
+
+
+def test_what_is_learned_again_is_told(typed: Type, zoo: Path, pictures: Path) -> None:
+    for folder in ("vehicles", "animals"):
+        done = typed("learn", zoo, pictures / folder)
+        assert done.code == 0, done.err
+    assert "note: the model has a task 'animals' already; what is learned now is called 'task 3'" in done.err
+    scores = typed("evaluate", zoo, pictures / "vehicles", "--json").document
+    assert scores["task_il"] is not None  # vehicles were learned once
+    told = typed("evaluate", zoo, pictures / "animals")
+    assert "No figures by task: a class of these images was learned in several tasks." in told.out
+
+
+def test_a_folder_of_domains_is_told(typed: Type, tmp_path: Path) -> None:
+    for domain in ("photo", "sketch"):
+        for name, colour in COLOURS.items():
+            picture(tmp_path / "dom" / domain / name / "0.png", colour)
+    done = typed("learn", tmp_path / "zoo", tmp_path / "dom", "--method=ncm", "--backbone=test_vit", *TINY)
+    assert done.code == 0
+    assert f"hold the same sub-folders ({', '.join(sorted(COLOURS)[:4])})" in done.err
+    picture(tmp_path / "dom" / "sketch" / "loose.png", (1, 2, 3))
+    again = typed("learn", tmp_path / "zoo2", tmp_path / "dom", "--method=ncm", "--backbone=test_vit", *TINY)
+    assert "same sub-folders" not in again.err
+
+
+def test_a_run_is_no_model(typed: Type, tmp_path: Path) -> None:
+    for name in ("results.json", "config.json"):
+        (tmp_path / name).write_text("{}")
+    assert "is a run, which measures and keeps no model" in typed("inspect", tmp_path).err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_odd_names_and_no_files(typed: Type, zoo: Path, tmp_path: Path) -> None:
+    odd = picture(tmp_path / "a\tb\n.png", COLOURS["cat"])
+    shown = next(line for line in typed("predict", zoo, odd).out.splitlines() if ".png" in line)
+    assert r"a\x09b\x0a.png" in shown
+    os.mkfifo(tmp_path / "pipe")
+    refused = typed("predict", zoo, tmp_path / "pipe")
+    assert refused.code == 2 and "is a pipe or a device, expected an image file" in refused.err

@@ -108,3 +108,6 @@ def test_no_task_figures_where_a_class_has_several_tasks() -> None:
     assert scores.accuracy == 1.0
     assert scores.task_il is None
     assert scores.task_id is None
+    other = score_images(method, [(wide, torch.tensor([0]))])  # of images whose classes have one task there are some
+    assert other.task_il is not None
+    assert other.task_id is not None

@@ -135,3 +135,22 @@ def test_held_out_distances_are_like_those_of_new_images_where_plain_ones_are_no
     left_out = gaussians.held_out_distances(x, torch.arange(120) % 2).median()
     assert left_out == pytest.approx(float(fresh), rel=0.15)
     assert gaussians.distances(x, torch.arange(120) % 2).median() < fresh / 1.4
+
+
+def test_held_out_of_several_rows_is_as_if_learned_without_the_image() -> None:
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(3))
+    y = torch.arange(12) % 2
+    gaussians = ClassGaussians(5, shrinkage=0.2)
+    gaussians.grow(4)
+    gaussians.update(torch.cat([x, x]), torch.cat([y, y + 2]))
+    found = gaussians.held_out_distances(x, y + 2, torch.full((12,), 2.0))
+    total = gaussians.counts.sum() - 4  # degrees of freedom, and with them the scale, stay as they are
+    sigma = gaussians.covariance()
+    for i in range(12):
+        n = 6
+        own = x[y == y[i]].double()
+        u = x[i].double() - own.mean(0)
+        without = sigma - 0.8 * 2 * n / (n - 1) / total * torch.outer(u, u)  # of both copies
+        away = x[i].double() - (own.sum(0) - x[i].double()) / (n - 1)
+        expected = (away @ torch.linalg.solve(without, away) / 5).sqrt()
+        assert float(found[i]) == pytest.approx(float(expected), rel=1e-4)

@@ -103,6 +103,23 @@ def test_where_nothing_tells_what_is_known_all_is() -> None:
     assert (read.distance(10 * features) <= 1).all()
 
 
+@pytest.mark.parametrize("copies", ["all", "most", "none"])
+def test_images_that_were_learned_before_count_once_for_what_is_known(copies: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, fresh = (torch.randn(30, 40, generator=draw) for _ in range(2))
+    y = torch.arange(30) % 2
+    read = Readout(4, 40, Rows())
+    again = {"all": x, "most": torch.cat([x[:24], fresh[24:]]), "none": fresh}[copies]
+    for t, features in enumerate((x, again)):
+        read.rows.add(t, (0, 1))
+        read.begin((0, 1))
+        read.collect(features, y)
+        read.finish([features], [y])
+    asked = torch.randn(100, 40, generator=draw)
+    assert (read.distance(asked) <= 1).float().mean() > 0.85
+    assert read._copies().tolist() == [1, 1, *([1, 1] if copies == "none" else [2, 2])]
+
+
 def test_the_sample_is_of_the_whole_pass() -> None:
     sample, alike, state = Sample(100), Sample(100), torch.random.get_rng_state()
     for at in range(0, 1000, 30):

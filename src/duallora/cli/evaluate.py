@@ -50,3 +50,7 @@ def _show(console: Console, figures: Evaluation) -> None:
     for name, share in figures.per_class.items():
         table.add_row(name, percent(share))
     console.print(table)
+    if figures.task_il is None:
+        console.print("No figures by task: a class of these images was learned in several tasks.", soft_wrap=True)
+    elif figures.task_id_accuracy is None:
+        console.print("Task found: there is but one task.", soft_wrap=True)

@@ -16,7 +16,7 @@ from duallora.cli.interrupt import Interrupt, heeded
 from duallora.cli.output import Answer, say
 from duallora.errors import DualLoRAError, memory_ran_out
 
-OK, FAULT, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+OK, FAULT, UNUSABLE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 GO_ON = {
     "demo": "the results saved so far are intact; type the same command again to go on after the last finished task",
@@ -67,7 +67,7 @@ def _guarded(app: typer.Typer, arguments: Sequence[str], as_json: bool, debug: b
         return _interrupted(arguments, as_json)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAULT
+        return UNREAD
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from duallora.cli.options import AsJson, Debug, Images, Settings
-from duallora.cli.output import Answer, bar, percent, say, tell_skipped
+from duallora.cli.output import Answer, bar, counted, percent, say, tell_skipped
 from duallora.files import user_path
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def learn(
     chosen, known = list(settings or ()), holds_model(model)
     learner = (_existing if known else _new)(model, method, backbone, chosen)
     title = learner.task_name(folder, name)
-    say(f"learning '{title}': {len(images)} images, {len(images.classes)} classes, as task {len(learner.tasks) + 1}")
+    told = f"{counted(len(images), 'image')}, {counted(len(images.classes), 'class')}"
+    say(f"learning '{title}': {told}, as task {len(learner.tasks) + 1}")
+    if name is None and title != folder.resolve().name:
+        say(f"note: the model has a task '{folder.resolve().name}' already; what is learned now is called '{title}'")
     report = learner.learn(images, name=title)
     try:
         learner.save(model, overwrite=known)  # what is there now and was not before is somebody else's
@@ -66,6 +69,11 @@ def learn(
         say(
             f"note: the one class '{report.classes[0]}' has images in its sub-folders only; if those are the classes, "
             f"learn '{inner}' into a new model"
+        )
+    if same := domains(folder):
+        say(
+            f"note: all class folders hold the same sub-folders ({', '.join(same[:4])}); if those are the classes and "
+            f"{', '.join(report.classes[:2])} their domains, learn each domain's folder as a task of a new model"
         )
     document = report.model_dump(mode="json") | {
         "model": str(model),
@@ -94,6 +102,16 @@ def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
         return None
     entries = [entry for entry in inner[0].iterdir() if not entry.name.startswith(".")]
     return inner[0] if sum(entry.is_dir() for entry in entries) > 1 and all(e.is_dir() for e in entries) else None
+
+
+def domains(folder: Path) -> list[str]:
+    """The sub-folders that all class folders have where they hold nothing else, as folders of domains do."""
+    held = []
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith("."):
+            held.append({e.name: e.is_dir() for e in entry.iterdir() if not e.name.startswith(".")})
+    alike = len(held) > 1 and len(held[0]) > 1 and all(inner == held[0] and all(inner.values()) for inner in held)
+    return sorted(held[0]) if alike else []
 
 
 def holds_model(model: Path) -> bool:
@@ -157,4 +175,5 @@ def _show(console: Console, model: Path, report: LearnReport, learner: Learner) 
     if report.capacity:
         used = sum(report.capacity) / len(report.capacity)
         console.print(f"capacity used, mean over blocks: {bar(used)} {percent(used)} %")
-    console.print(f"'{model}' knows {len(learner.classes)} classes of {len(learner.tasks)} tasks", soft_wrap=True)
+    known, tasks = (counted(len(x), one) for x, one in ((learner.classes, "class"), (learner.tasks, "task")))
+    console.print(f"'{model}' knows {known} of {tasks}", soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,15 +61,33 @@ def shown(text: str) -> str:
     return text.translate(CONTROLS)
 
 
+def shown_in_a_cell(text: str) -> str:
+    r"""The same on one line, of as many columns as it has characters.
+
+    >>> print(shown_in_a_cell("a\tb.png"))
+    a\x09b.png
+    """
+    return shown(text).translate({9: r"\x09", 10: r"\x0a"}).encode("utf-8", "backslashreplace").decode()
+
+
 def tell_skipped(skipped: Sequence[SkippedImage]) -> None:
-    """Say how many files were not used, which and why."""
+    """Say how many files were not used, which and why; folders, which miss a whole class, first."""
     if not skipped:
         return
-    say(f"skipped {len(skipped)} file{'s' if len(skipped) > 1 else ''}:")
-    for image in skipped[:MOST_SKIPPED]:
+    say(f"skipped {counted(len(skipped), 'file')}:")
+    for image in sorted(skipped, key=lambda image: not Path(image.path).is_dir())[:MOST_SKIPPED]:
         say(f"  {image.path}: {image.reason}")
     if len(skipped) > MOST_SKIPPED:
         say(f"  and {len(skipped) - MOST_SKIPPED} more (--json lists all)")
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "class"), counted(2, "class"), counted(3, "image")
+    ('1 class', '2 classes', '3 images')
+    """
+    return f"{count} {what}" if count == 1 else f"{count} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def percent(share: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from duallora.cli.options import AsJson, Debug, Device, Model, Weights
-from duallora.cli.output import Answer, percent, shown, tell_skipped
+from duallora.cli.output import Answer, percent, shown_in_a_cell, tell_skipped
 from duallora.files import user_path
 
 if TYPE_CHECKING:
@@ -85,5 +85,5 @@ def _show(console: Console, predictions: Sequence[Prediction]) -> None:
     table.columns[2].justify = "right"
     for found in predictions:
         known = {True: "yes", False: "no", None: "-"}[found.known]
-        table.add_row(shown(found.path or ""), found.label, percent(found.confidence), found.task, known)
+        table.add_row(shown_in_a_cell(found.path or ""), found.label, percent(found.confidence), found.task, known)
     console.print(table)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from duallora.cli.options import AsJson, Debug
-from duallora.cli.output import Answer
+from duallora.cli.output import Answer, counted
 from duallora.files import user_path
 
 
@@ -32,4 +32,5 @@ def report(
     runs = collect_runs(folder)
     path = write_report(runs, out or folder)
     document = {"report": str(path), "runs": len(runs), "methods": sorted({run.method for run in runs})}
-    return Answer(document, lambda console: console.print(f"{path}: {len(runs)} runs", soft_wrap=True))
+    told = f"{path}: {counted(len(runs), 'results file')}"
+    return Answer(document, lambda console: console.print(told, soft_wrap=True))

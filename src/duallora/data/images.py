@@ -158,6 +158,8 @@ def _opened(source: Source, name: str) -> Image.Image:
             source = user_path(source)
             if source.is_dir():
                 raise UnreadableImage(name, "is a folder, expected an image file")
+            if source.exists() and not source.is_file():
+                raise UnreadableImage(name, "is a pipe or a device, expected an image file; save it as one first")
             empty = source.stat().st_size == 0
         if empty:
             raise UnreadableImage(name, "is empty (0 bytes)")

@@ -121,11 +121,10 @@ class ImageScores:
 def score_images(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> ImageScores:
     """Evaluate on images whose task follows from their class.
 
-    Where a class has several tasks, task figures are None.
+    Where a class of theirs has several tasks, task figures are None.
     """
     members = method.rows.members
     homes = [[t for t, held in enumerate(members) if c in held] for c in range(method.rows.class_count)]
-    unique = all(len(home) == 1 for home in homes)
     masks = torch.stack([method.rows.of_task(t) for t in range(len(members))])
     parts: list[Tensor] = []
     for images, labels in batches:
@@ -133,7 +132,7 @@ def score_images(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> Im
         scores = method.rows.class_scores(output.rows.float())
         confidence, answer = torch.softmax(scores, 1).max(1)
         task = torch.tensor([homes[int(c)][0] for c in labels])
-        rows = _task_given(method, images, task, output.rows.cpu()) if unique else output.rows.cpu()
+        rows = _task_given(method, images, task, output.rows.cpu())
         known = rows.masked_fill(~masks[task], -torch.inf)
         given = torch.tensor(method.rows.classes)[known.argmax(1)]
         guess = predicted_tasks(method, output.rows, output.tasks).cpu()
@@ -142,6 +141,7 @@ def score_images(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> Im
             torch.stack([t.float() for t in (answer.cpu() == y, given == y, guess == task, confidence.cpu(), y)])
         )
     right, given_right, task_right, sure, y = torch.cat(parts, 1)
+    unique = all(len(homes[int(c)]) == 1 for c in y.unique())
     return ImageScores(
         accuracy=float(right.mean()),
         per_class={int(c): float(right[y == c].mean()) for c in y.unique()},

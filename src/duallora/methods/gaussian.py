@@ -90,6 +90,11 @@ class ClassGaussians:
         outer += self.outer.tril(-1).T
         return outer.addmm_(self.sums.T * self.counts.clamp_min(1).reciprocal(), self.sums, alpha=-1)
 
+    def spread(self) -> float:
+        """Trace of the pooled covariance: mean squared distance of images from the mean of their row."""
+        squares = self.outer.diagonal() - (self.sums.square() / self.counts.clamp_min(1).unsqueeze(1)).sum(0)
+        return float(squares.sum() / (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1))
+
     def _unshrunk(self) -> Tensor:
         """The pooled covariance as it was measured."""
         return self.scatter() / (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
@@ -176,20 +181,20 @@ class ClassGaussians:
             away = features.float() - means[rows.to(place)]
             return ((away @ precision) * away).sum(1).clamp_min(0).sqrt() / math.sqrt(self.dim)
 
-    def held_out_distances(self, features: Tensor, rows: Tensor) -> Tensor:
+    def held_out_distances(self, features: Tensor, rows: Tensor, copies: Tensor | float = 1.0) -> Tensor:
         """The distances that images of the sums would have, had each been left out of mean and covariance: (b,).
 
         With few images in many dimensions the images that made a covariance look far too close to their means. Leaving
         image x out of row r with n images changes its residual u to u n / (n - 1) and Sigma to Sigma - kappa u u^T,
         kappa = (1 - alpha) n / ((n - 1) nu), nu degrees of freedom; by the Sherman-Morrison formula the squared
         distance q becomes (n / (n - 1))^2 q / (1 - kappa q). A row of one image has no mean without it and keeps its
-        distance.
+        distance. An image that earlier rows hold, too, is left out of all `copies` (b,): kappa is as many times that.
         """
         counts = self.counts[rows.cpu()]
         leverage = counts / (counts - 1).clamp_min(1)
         freedom = (self.counts.sum() - int((self.counts > 0).sum())).clamp_min(1)
         q = self.distances(features, rows).cpu().double().square() * self.dim
-        left = (1 - (1 - self._solve()[3]) * leverage / freedom * q).clamp_min(1e-3)
+        left = (1 - (1 - self._solve()[3]) * leverage / freedom * copies * q).clamp_min(1e-3)
         return (leverage.square() * q / left / self.dim).sqrt().float().to(features.device)
 
     def carry(self, first: int, weight: Tensor, offset: Tensor) -> None:

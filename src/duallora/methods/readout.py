@@ -113,13 +113,31 @@ class Readout(nn.Module):
             kept.seal(self.gaussians)
         x, y = torch.cat(features), torch.cat(labels)
         rows = self.local(y) + self._first
-        own = self.gaussians.held_out_distances(x, rows)
+        own = self.gaussians.held_out_distances(x, rows, self._copies()[rows.cpu()])
         telling = (self.gaussians.counts[rows.cpu()] > 1).to(own.device) & (own > 1e-6)
         if telling.any():
             limit = own[telling].quantile(KNOWN_SHARE).reshape(1).cpu()
         else:  # one image per class, or copies of one: they lie on their means and tell nothing
             limit = self.limit[-1:] if len(self.limit) else torch.full((1,), torch.inf)
         self.limit = torch.cat([self.limit, limit])
+
+    def _copies(self) -> Tensor:
+        """(R,): how often the images of a row of the newest task were learned, where its class came before.
+
+        Means of two samples of n and m images are 1 / n + 1 / m times the trace of the covariance apart, squared; of
+        half of that, most of the images are the same.
+        """
+        copies = torch.ones(len(self.rows), dtype=torch.float64)
+        earlier, classes = self.rows.classes[: self._first], self.rows.classes[self._first :]
+        if not set(earlier) & set(classes):
+            return copies
+        means, counts, trace = self.gaussians.means, self.gaussians.counts, self.gaussians.spread()
+        before = torch.tensor(earlier)
+        for row, label in enumerate(classes, self._first):
+            same = (before == label).nonzero()[:, 0]
+            apart = (means[same] - means[row]).square().sum(1)
+            copies[row] += (apart < trace / 2 * (1 / counts[same] + 1 / counts[row])).sum()
+        return copies
 
     def _of_tasks(self) -> ClassGaussians:
         """One Gaussian per task."""
