@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from duallora.training.mixing import Mix, Mixing
+from duallora.training.mixing import Mix, Mixing, Smoothing
 
 
 def constant_images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,3 +51,17 @@ def test_both_takes_either() -> None:
     mixing = Mixing("both", classes=4, seed=0)
     boxed = [any(len(i.unique()) > 1 for i in mixing(images, labels, step)[0]) for step in range(30)]
     assert any(boxed) and not all(boxed)
+
+
+def test_smoothed_labels_are_those_of_torch() -> None:
+    logits = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
+    own = torch.tensor([5, 0, 2])  # of a task with the classes 5, 0 and 2
+    local = torch.tensor([0, 1, 2, 2, 1, 0])
+    shares = Smoothing(0.3, own)(own[local])
+    assert shares.shape == (6, 6)
+    expected = torch.nn.functional.cross_entropy(logits[:, own], local, label_smoothing=0.3)
+    found = torch.nn.functional.cross_entropy(logits[:, own], shares[:, own])
+    torch.testing.assert_close(found, expected)
+    assert not shares[:, [1, 3, 4]].any()  # classes of other tasks take no part
+    blended = 0.5 * shares + 0.5 * Smoothing(0.0, own)(own[local.flip(0)])
+    torch.testing.assert_close(Smoothing(0.3, own)(blended).sum(1), torch.ones(6))

@@ -16,7 +16,7 @@ from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
 from duallora.methods.base import Group, Method, TaskInfo, begin_stages
 from duallora.training.device import Session
-from duallora.training.mixing import Mixing
+from duallora.training.mixing import Mixing, Smoothing
 from duallora.training.progress import TaskProgress
 from duallora.training.settings import TrainingSettings
 
@@ -171,6 +171,7 @@ def _train(
     mixing = None
     if settings.mix != "none" and not method.cached:
         mixing = Mixing(settings.mix, classes=int(label_map.max()) + 1, seed=seed)
+    smoothing = Smoothing(settings.label_smoothing, label_map) if settings.label_smoothing else None
     step = 0
     total, seen = torch.zeros((), device=session.device), 0
     for epoch in range(settings.epochs):
@@ -180,6 +181,8 @@ def _train(
         for x, y in OnDevice(batches, session):
             if mixing:
                 x, y = mixing(x, y, step)
+            if smoothing:
+                y = smoothing(y)
             loss = model(x, y)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(parameters, settings.clip)

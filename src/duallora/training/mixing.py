@@ -1,10 +1,11 @@
-"""Blending of training images with one another, and of their labels in the same shares."""
+"""Blending of training images with one another, of their labels in the same shares, and of labels with all others."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from duallora.compat import import_torchvision
@@ -48,3 +49,26 @@ class Mixing:
             transform = self._transforms[int(torch.randint(len(self._transforms), ()))]
             mixed, shares = transform(images, labels)
         return mixed, shares.float()
+
+
+class Smoothing:
+    """Labels as shares of a task's classes (Szegedy et al. 2016, arXiv 1512.00567): 1 - eps of the label, eps of all.
+
+    Args:
+        eps: in [0, 1).
+        label_map: (classes of the task,) their indices among all.
+
+    >>> Smoothing(0.2, torch.tensor([3, 1]))(torch.tensor([1]))
+    tensor([[0.0000, 0.9000, 0.0000, 0.1000]])
+    """
+
+    def __init__(self, eps: float, label_map: Tensor) -> None:
+        """Prepare what is the same for all labels."""
+        own = label_map.unique()
+        self.eps, self._even = eps, torch.zeros(int(own.max()) + 1)
+        self._even[own] = 1 / len(own)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Class indices (b,), or shares (b, C), to shares (b, C) float32."""
+        shares = labels if labels.is_floating_point() else F.one_hot(labels, len(self._even)).float()
+        return (1 - self.eps) * shares + self.eps * self._even.to(labels.device)

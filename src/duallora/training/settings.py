@@ -41,6 +41,9 @@ class TrainingSettings(BaseModel):
         "none",
         description="blend images of a batch and their labels: mixup, cutmix, or batch by batch either at random",
     )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a label that the loss spreads over all classes of the task"
+    )
     workers: int = Field(0, ge=0, description="processes that decode images of large sets")
     evaluation_batch_size: int | None = Field(
         None,
