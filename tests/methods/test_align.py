@@ -18,7 +18,7 @@ from duallora.backbone import Backbone
 from duallora.data import ImageSet
 from duallora.errors import DualLoRAError
 from duallora.methods import get_method, list_methods
-from duallora.methods.align import AlignSettings, aligned_heads, faded, logit_normalised
+from duallora.methods.align import AlignSettings, alignable, aligned_heads, faded, logit_normalised
 from duallora.methods.rows import Rows
 from tests_support import learn, take_a_step
 
@@ -55,6 +55,12 @@ def test_an_aligned_method_keeps_the_contract(check: str, name: str, request: py
     test = getattr(CONTRACT, check)
     fixtures = {p: request.getfixturevalue(p) for p in inspect.signature(test).parameters if p != "name"}
     test(name=name, **fixtures)
+
+
+@pytest.mark.parametrize("name", [name for name in list_methods() if alignable(get_method(name))])
+def test_every_method_that_trains_heads_apart_can_be_aligned(name: str, backbones: Callable[..., Backbone]) -> None:
+    check = CONTRACT.test_a_saved_state_predicts_the_same_and_learns_on_the_same
+    check(name=f"{name}+align", backbones=backbones)
 
 
 def rows_of(*tasks: tuple[int, ...]) -> Rows:

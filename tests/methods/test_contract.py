@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -62,16 +63,40 @@ def test_every_readout_can_be_decoded(name: str, backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_saved_state_predicts_the_same_and_learns_on_the_same(name: str, backbones: Callable[..., Backbone]) -> None:
-    """Invariant 7."""
-    method = taught(name, backbones(), 2)
-    other = made(name, backbones())
-    other.load_state({k: v.clone() for k, v in method.state().items()})
-    x = images(5, 97)
-    assert torch.equal(method(x).rows, other(x).rows)
-    for m in (method, other):
-        torch.manual_seed(5)
-        learn(m, 2, images(12, 2), TASKS[2], take_a_step, members=tuple(TASKS[:3]))
-    torch.testing.assert_close(method(x).rows, other(x).rows, atol=0, rtol=0)
+    """Invariant 7, and after a class has come again too."""
+    for count in (2, len(TASKS)):
+        method = taught(name, backbones(), count)
+        other = made(name, backbones())
+        other.load_state({k: v.clone() for k, v in method.state().items()})
+        x, tasks = images(5, 97), (*TASKS[:count], (7, 8, 0))
+        assert torch.equal(method(x).rows, other(x).rows)
+        for m in (method, other):
+            torch.manual_seed(5)
+            learn(m, count, images(12, 2), tasks[-1], take_a_step, members=tasks)
+        torch.testing.assert_close(method(x).rows, other(x).rows, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_task_may_be_one_class_and_come_again(name: str, backbone: Backbone) -> None:
+    tasks, method = ((0,), (1, 2), (0, 3)), made(name, backbone)
+    for t, classes in enumerate(tasks):
+        learn(method, t, images(4 * len(classes), t), classes, take_a_step, members=tasks[: t + 1])
+    scores = method.rows.class_scores(method(images(3, 95)).rows)
+    assert scores.shape == (3, 4)
+    assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_image_is_kept_anywhere(name: str, backbone: Backbone) -> None:
+    method = taught(name, backbone, 3)
+    if method.cumulative:
+        return  # keeps none itself: it is given all of them each time
+    del method.batch  # the tests' own
+    gc.collect()
+    shape = images(1, 0).shape[1:]
+    held = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor) and t.shape[-3:] == shape]
+    assert not held
+    assert not [key for key, tensor in method.state().items() if tensor.shape[-3:] == shape]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -182,6 +207,27 @@ def test_it_has_a_loss_where_something_trains(name: str, backbone: Backbone) -> 
     else:
         features = method.encode(x).features.detach() if method.cached else x
         assert method.loss(features, torch.tensor([0, 1, 0, 1])).requires_grad
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_of_a_batch_is_the_mean_over_its_images(name: str, backbone: Backbone) -> None:
+    """Each image with its own label: a loss that mixed them up would still fall."""
+    method = taught(name, backbone, 1)
+    classes = (2, 3, 4)
+    x, y = images(3, 1), torch.tensor(classes)
+    method.begin_task(infos(1, classes, 3, (TASKS[0], classes)), [(x, y)])
+    if not method.trainable():
+        return
+    if method.cumulative:
+        y = torch.arange(3)
+    with torch.no_grad():
+        for parameter in method.trainable():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)), alpha=0.05)
+    method.after_step()
+    x = method.encode(x).features.detach() if method.cached else x
+    each = torch.stack([method.loss(x[i : i + 1], y[i : i + 1]).detach() for i in range(3)]).mean()
+    torch.testing.assert_close(method.loss(x, y).detach(), each, rtol=1e-4, atol=1e-6)
+    assert not torch.isclose(method.loss(x, y.flip(0)).detach(), each, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [m for m in METHODS if not get_method(m).cached])
