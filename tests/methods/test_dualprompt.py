@@ -94,6 +94,29 @@ def test_training_uses_the_tasks_own_prompt_and_prediction_the_nearest_key(backb
         assert float(method.loss(x, labels)) == pytest.approx(wanted_loss, abs=1e-5)
 
 
+@pytest.mark.parametrize(("general", "expert"), [((0,), (1,)), ((1,), (0,)), ((0, 1), (1,))])
+def test_each_prompt_enters_its_own_blocks(
+    general: tuple[int, ...], expert: tuple[int, ...], backbones: Callable[..., Backbone]
+) -> None:
+    backbone = backbones()
+    method, x = taught(backbone, general_blocks=general, expert_blocks=expert), images(seed=8)
+    with torch.no_grad():
+        method.keys.newest.copy_(method.keys.earlier[:1] * 2 - 1)  # another direction
+        for part in (method.general, method.experts.earlier, method.experts.newest):
+            part.normal_(generator=torch.Generator().manual_seed(len(part.shape)))
+        task = method.match(method.query(x[:1])).item()
+        prefixes: dict[int, torch.Tensor] = {}
+        for at, block in enumerate(general):
+            prefixes[block] = method.general[at : at + 1]  # (1, 2, 2, d)
+        for at, block in enumerate(expert):
+            own = method.experts()[task, at].unsqueeze(0)  # (1, 2, 3, d)
+            prefixes[block] = torch.cat([prefixes[block], own], 2) if block in prefixes else own
+        assert {p.shape[2] for p in prefixes.values()} <= {2, 3, 5}
+        with inserted(method.sites, prefixes):
+            wanted = backbone(x[:1])
+        torch.testing.assert_close(method.encode(x[:1]).features, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_earlier_prompts_and_keys_stay_and_the_new_one_starts_from_the_last(
     backbones: Callable[..., Backbone],
 ) -> None:
@@ -101,6 +124,7 @@ def test_earlier_prompts_and_keys_stay_and_the_new_one_starts_from_the_last(
     first, key = method.experts().detach().clone(), method.keys().detach().clone()
     learn(method, 1, images(seed=1), (2, 3))
     assert torch.equal(method.experts()[1], first[0])
+    assert not torch.equal(method.keys()[1], key[0])  # a key of its own from the start
     general = method.general.detach().clone()
     learn(method, 2, images(seed=2), (4, 5), take_a_step)
     assert torch.equal(method.experts()[0], first[0])

@@ -14,7 +14,7 @@ from duallora.errors import DualLoRAError
 from duallora.lowrank.bottleneck import Bottleneck
 from duallora.methods.ease import EASE, TEMPERATURE, EASEConfig
 from duallora.methods.prototypes import complement
-from tests_support import learn, take_a_step
+from tests_support import infos, learn, take_a_step
 
 TASKS = [(0, 1), (2,), (1, 3, 4)]
 
@@ -41,6 +41,30 @@ def test_an_old_prototype_follows_what_it_is_like() -> None:
     torch.testing.assert_close(full[:2, 1], expected)
     assert torch.equal(full[2:], new)
     assert torch.equal(full[:2, :1], old)
+
+
+def test_it_trains_the_newest_adapter_by_cosines_to_the_tasks_own_classes(backbones: Callable[..., Backbone]) -> None:
+    method, x = taught(backbones(), 1, sigma=3.0), images(4, 8)
+    method.begin_task(infos(1, (4, 2), 4), [])
+    labels = torch.tensor([2, 4, 4, 2])
+    with torch.no_grad():
+        draw = torch.Generator().manual_seed(0)
+        for parameter in method.adapters.parameters():
+            parameter.normal_(std=0.1, generator=draw)
+        method._active = 1
+        f = method.backbone(x).double().numpy()
+    w = method.head.detach().double().numpy()
+    assert w.shape == (2, f.shape[1]) and method.sigma.item() == 3.0
+    cosines = (f @ w.T) / np.linalg.norm(f, axis=1)[:, None] / np.linalg.norm(w, axis=1)
+    z = 3.0 * cosines
+    own = [(4, 2).index(int(label)) for label in labels]
+    expected = np.mean([np.log(np.exp(z[i]).sum()) - z[i, own[i]] for i in range(4)])
+    loss = method.loss(x, labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    assert not any(p.requires_grad for p in method.adapters[0].parameters())
+    assert any(p.grad.any() for p in method.adapters[1].parameters())
+    assert method.head.grad.any() and method.sigma.grad.any()
 
 
 @pytest.mark.parametrize("fresh", [True, False])
