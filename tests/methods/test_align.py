@@ -209,6 +209,23 @@ def test_heads_that_shout_are_brought_into_line(covariance: str, backbone: Backb
     assert extra - {"read.heads.weight", "read.heads.bias"} == drawn_with
 
 
+def test_answers_are_normalised_and_the_next_alignment_starts_from_the_heads_as_trained(backbone: Backbone) -> None:
+    kind = get_method("probe+align")
+    method = kind(backbone, kind.Config(align={"epochs": 0, "logit_norm": 0.2, "rescale": False}))
+    for t in range(3):
+        learn(method, t, torch.randn(8, 3, 16, 16), (2 * t, 2 * t + 1), take_a_step)
+        with torch.no_grad():  # what an alignment would have left; the next one is not to see it
+            for parameter in method.aligned.parameters():
+                parameter.fill_(9.0)
+    heads = method.read.heads.state()
+    learn(method, 3, torch.randn(8, 3, 16, 16), (6, 7), take_a_step)
+    assert torch.equal(method.aligned.state()["weight"][:6], heads["weight"])
+    encoding = method.encode(torch.randn(3, 3, 16, 16))
+    z = encoding.features[:, : backbone.dim] @ method.aligned.state()["weight"].T + method.aligned.state()["bias"]
+    norms = torch.stack([part.norm(dim=1) for part in z.split(2, 1)]).mean(0)
+    torch.testing.assert_close(method.decode(encoding, "align").rows, z / (0.2 * norms[:, None]), rtol=1e-4, atol=1e-5)
+
+
 def test_saved_and_loaded_by_name(
     tmp_path: Path,
     images: Callable[..., ImageSet],

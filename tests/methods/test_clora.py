@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,20 @@ def test_the_loss_adds_the_term_of_every_map(backbone: Backbone) -> None:
     x, y = images(4, 9), torch.tensor([2, 3, 2, 3])
     plain = torch.nn.functional.cross_entropy(method.read.heads.newest(method.encode(x).features), y - 2)
     assert (method.loss(x, y) - plain).item() == pytest.approx(0.7 * expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("overlap", "term"), [("rows", lambda R, D: R @ D.T), ("columns", lambda R, D: R.T @ D)])
+def test_options_reach_the_routing(overlap: str, term: Callable[..., np.ndarray], backbone: Backbone) -> None:
+    method = CLoRA(backbone, CLoRAConfig(rank=8, overlap=overlap, orthogonality=1.0, delta_std=0.3))
+    learn(method, 0, images(8, 0), (0, 1), take_a_step)
+    method.begin_task(infos(1, (2, 3), 8), [])
+    deltas = torch.cat([update.delta.detach().flatten() for update in method.routed()])
+    assert 0.2 < float(deltas.std()) < 0.4
+    pairs = [(u.R.numpy(), u.delta.detach().numpy()) for u in method.routed()]
+    expected = sum(np.linalg.norm(term(R, D), "fro") ** 2 for R, D in pairs)
+    x, y = images(4, 9), torch.tensor([2, 3, 2, 3])
+    plain = torch.nn.functional.cross_entropy(method.read.heads.newest(method.encode(x).features), y - 2)
+    assert (method.loss(x, y) - plain).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_factors_may_go_on_at_a_slower_rate(backbone: Backbone) -> None:

@@ -120,3 +120,19 @@ def test_a_state_of_other_options_is_refused(backbones: Callable[..., Backbone])
     state = taught(backbones(), [(0, 1)]).state()
     with pytest.raises(DualLoRAError, match="projection=60"):
         RanPAC(backbones(), RanPACConfig(projection=60)).load_state(state)
+
+
+def test_the_projection_is_normal(backbone: Backbone) -> None:
+    P = taught(backbone, [(0, 1)], projection=2000).P
+    assert P.shape == (backbone.features, 2000)
+    assert abs(float(P.mean())) < 0.02 and abs(float(P.std()) - 1) < 0.02
+    assert abs(float((P**4).mean()) - 3) < 0.15  # of a uniform law it is 1.8
+
+
+def test_a_task_too_small_to_hold_out_from_keeps_lambda() -> None:
+    g, ridge = torch.Generator().manual_seed(0), Ridge(6)
+    rows = torch.arange(40) % 2
+    ridge.learn(3 * torch.randn(40, 6, generator=g) + rows[:, None], rows, 2)
+    before = float(ridge.ridge)
+    ridge.learn(torch.randn(4, 6, generator=g), torch.zeros(4, dtype=torch.int64), 1)
+    assert float(ridge.ridge) == before != 1.0

@@ -45,6 +45,17 @@ def test_the_loss_adds_the_mean_gate_and_a_step_shrinks(backbone: Backbone) -> N
     torch.testing.assert_close(after, torch.nn.functional.softshrink(gates, 0.25))
 
 
+def test_the_threshold_is_the_one_asked_for(backbone: Backbone) -> None:
+    method = SoRA(backbone, SoRAConfig(xi=0.25, rank=3, threshold="dead-zone"))
+    method.begin_task(infos(0, (0, 1), 8), [])
+    with torch.no_grad():
+        for update in method.gated():
+            update.gate.copy_(torch.tensor([0.3, -0.45, 0.9]))  # two are below 2 xi
+    method.after_step()
+    for update in method.gated():
+        torch.testing.assert_close(update.gate.detach(), torch.tensor([0.0, 0.0, 0.65]))
+
+
 def test_survivors_are_folded_and_the_next_task_starts_with_full_rank(backbone: Backbone) -> None:
     method = SoRA(backbone, SoRAConfig(rank=4, placement=("query", "value")))
     frozen = backbone.attention[0].qkv.weight.clone()
