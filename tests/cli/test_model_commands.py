@@ -281,6 +281,14 @@ def test_a_folder_of_domains_is_told(typed: Type, tmp_path: Path) -> None:
     assert "same sub-folders" not in again.err
 
 
+def test_learn_takes_device_and_weights_as_the_others_do(typed: Type, zoo: Path, pictures: Path) -> None:
+    refused = typed("learn", zoo, pictures / "vehicles", "--device=cuba")
+    assert refused.code == 2 and "cuba" in refused.err
+    missing = typed("learn", zoo, pictures / "vehicles", "--weights=nowhere.safetensors")
+    assert missing.code == 2 and "nowhere.safetensors" in missing.err
+    assert typed("learn", zoo, pictures / "vehicles", "--device=cuba", "--set=device=cpu").code == 0
+
+
 def test_a_run_is_no_model(typed: Type, tmp_path: Path) -> None:
     for name in ("results.json", "config.json"):
         (tmp_path / name).write_text("{}")

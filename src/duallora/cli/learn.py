@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from duallora.cli.options import AsJson, Debug, Images, Settings
+from duallora.cli.options import AsJson, Debug, Device, Images, Settings, Weights
 from duallora.cli.output import Answer, bar, counted, percent, say, tell_skipped
 from duallora.files import user_path
 
@@ -31,6 +31,8 @@ def learn(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Of a new model; bundled, or any plain ViT of timm.")
     ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
     settings: Settings = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -52,7 +54,7 @@ def learn(
         )
     check_target(model, overwrite=True)  # first what costs nothing
     images = scan_classes(folder)
-    chosen, known = list(settings or ()), holds_model(model)
+    chosen, known = [*placed(device, weights), *(settings or ())], holds_model(model)
     learner = (_existing if known else _new)(model, method, backbone, chosen)
     title = learner.task_name(folder, name)
     told = f"{counted(len(images), 'image')}, {counted(len(images.classes), 'class')}"
@@ -102,6 +104,12 @@ def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
         return None
     entries = [entry for entry in inner[0].iterdir() if not entry.name.startswith(".")]
     return inner[0] if sum(entry.is_dir() for entry in entries) > 1 and all(e.is_dir() for e in entries) else None
+
+
+def placed(device: str, weights: Path | None) -> list[str]:
+    """The options that say where things are, as settings; what --set says of the same comes after them, and wins."""
+    told = {"device": None if device == "auto" else device, "backbone.weights": weights and str(weights)}
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in told.items() if value is not None]
 
 
 def domains(folder: Path) -> list[str]:

@@ -117,7 +117,8 @@ class DualLoRAConfig(MethodConfig):
     )
     carry: bool = Field(
         True,
-        description="move the Gaussians of earlier classes along with the change of features that the new images show",
+        description="move the Gaussians of earlier classes along with the change of features that the new images "
+        "show (those of the read-outs, not those that gate `posterior` asks)",
     )
 
     def idle(self) -> frozenset[str]:
