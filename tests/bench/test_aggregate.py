@@ -139,9 +139,15 @@ def test_seconds_and_memory_are_those_of_one_kind_of_device(
 
 def test_runs_of_other_extents_are_told_as_a_range(filled: Callable[..., Any], finished: Callable[..., Any]) -> None:
     grid, index, _ = filled()
-    finished(grid.cells[0], steps=4)
+    finished(grid.cells[0], ("default",), steps=4)
     text = markdown(index, collect(grid.folder, index, {cell.folder for cell in grid.cells[:2]}))
     assert "3 to 4 tasks, 603 to 806 training and 150 to 220 test images in all" in text
+    lines = collect(grid.folder, index)
+    mixed = next(line for line in lines if line.row == grid.cells[0].row)
+    assert mixed.group.curve == []  # steps of other lengths have no mean
+    assert mixed.figure("a_last") is not None
+    assert f">{mixed.label}<" in page(index, lines)
+    assert summary(index, lines)["lines"]
 
 
 def test_unfinished_and_foreign_runs_are_not_counted(filled: Callable[..., Any], finished: Callable[..., Any]) -> None:

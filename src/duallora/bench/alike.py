@@ -24,7 +24,7 @@ def check_alike(states: Mapping[Cell, State], now: Mapping[Cell, Extent]) -> Non
     Images that were added since the first runs of a suite do that, or a part of the data that was missing then.
 
     Args:
-        states: of all cells; those that are done count.
+        states: of the cells of some rows; those that are done count.
         now: of the cells that are to be run, from the data as they are.
     """
     rows = defaultdict[str, dict[Cell, Extent]](dict)

@@ -73,7 +73,7 @@ def _section(title: str, lines: Sequence[Line], hue_of: Mapping[str, int], numbe
     for line in lines:
         note = f" [{numbers[line.label]}]" if line.published else KINDS.get(line.kind, "")
         rows.append(Entry(line, note, [(line.figure(name), leaders.get(name) is line) for name in FIGURES]))
-    drawn = [(line.label, line.group.curve) for line in lines if line.runs]
+    drawn = [(line.label, curve) for line in lines if line.runs and (curve := line.group.curve)]
     named = [(label, hue_of[label], curve) for label, curve in drawn]
     wide = len(drawn[0][1]) > 1 if drawn else False
     charts = [("wide", curves(named, 1280, 480)), ("narrow", curves(named, 350, 340))] if wide else []

@@ -43,7 +43,9 @@ class MethodGroup:
 
     @property
     def curve(self) -> list[Figure | None]:
-        """Accuracy over all test images so far, after each task."""
+        """Accuracy over all test images so far, after each task; nothing where runs have other numbers of tasks."""
+        if len({len(run.accuracy_curve) for run in self.runs}) > 1:
+            return []
         return [over(list(values)) for values in zip(*(run.accuracy_curve for run in self.runs), strict=True)]
 
     @property
