@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from duallora.bench.worker import work
+from duallora.errors import DualLoRAError
+from duallora.evaluation.run_folder import REDO
 
 FORKING = """
 import multiprocessing, sys
@@ -34,3 +40,15 @@ def test_processes_that_decode_images_are_not_held_up_by_the_watch_over_the_benc
     assert cell.wait(20) == 0
     cell.stdin.close()
     cell.stdout.close()
+
+
+def test_a_cell_is_named_where_it_must_start_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`--redo` alone, which a run takes, is none of a bench."""
+
+    def refuses(*_: object, **__: object) -> None:
+        raise DualLoRAError(f"half a run of other images; {REDO}, or give another --out")
+
+    monkeypatch.setattr("duallora.evaluation.runner.run", refuses)
+    job = {"name": "it's slow/order-1", "config": {}, "folder": str(tmp_path / "cell"), "redo": False}
+    words = shlex.split(work(job)["error"].split("; ")[1].replace(",", " "))
+    assert words[:5] == ["start", "over", "with", "--redo", "it's slow/order-1"]

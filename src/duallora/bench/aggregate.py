@@ -82,7 +82,8 @@ class Line:
     @property
     def timed(self) -> MethodGroup:
         """Its runs on that kind of device alone: seconds and memory of two kinds have no mean that means anything."""
-        return MethodGroup(self.label, tuple(run for run in self.runs if _device(run) == self.device))
+        device = self.device
+        return MethodGroup(self.label, tuple(run for run in self.runs if _device(run) == device))
 
 
 def collect(folder: Path, index: Index, only: Collection[Path] | None = None) -> list[Line]:

@@ -81,8 +81,8 @@ class Worker:
             env=environment,
             start_new_session=True,  # Ctrl-C is for the bench, which ends its cells itself
         )
-        job = {"config": cell.config.model_dump(mode="json"), "folder": str(cell.folder), "redo": redo}
-        job["name"] = cell.name
+        config = cell.config.model_dump(mode="json")
+        job = {"name": cell.name, "config": config, "folder": str(cell.folder), "redo": redo}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died already, which `outcome` tells
             self._process.stdin.write(json.dumps(job).encode() + b"\n")

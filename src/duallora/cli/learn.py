@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +108,15 @@ def wrapped(folder: Path, classes: Sequence[str]) -> Path | None:
 
 def placed(device: str, weights: Path | None) -> list[str]:
     """The options that say where things are, as settings; what --set says of the same comes after them, and wins."""
-    told = {"device": None if device == "auto" else device, "backbone.weights": weights and str(weights)}
+    told = {
+        "device": None if device == "auto" else device,
+        "backbone.weights": None if weights is None else str(weights),
+    }
+    return as_settings(told)
+
+
+def as_settings(told: Mapping[str, str | None]) -> list[str]:
+    """Values that options have given, as --set takes them; None where nothing was given."""
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in told.items() if value is not None]
 
 
@@ -133,8 +141,7 @@ def _new(model: Path, method: str | None, backbone: str | None, settings: Sequen
     from duallora.learner import Learner
     from duallora.methods.registry import get_method
 
-    asked = {"method": method, "backbone": backbone}
-    named = [f"{key}.name={json.dumps(value, ensure_ascii=False)}" for key, value in asked.items() if value is not None]
+    named = as_settings({"method.name": method, "backbone.name": backbone})
     config = checked_config(ModelConfig, apply_overrides({}, [*settings, *named]), "learn")
     if get_method(config.method.name).cumulative:
         raise DualLoRAError(

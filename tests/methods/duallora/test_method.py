@@ -275,6 +275,7 @@ def test_the_head_of_a_first_session_starts_at_random(backbone: Backbone) -> Non
     bold, later, gentle, _ = starts
     assert bold < 1 < min(later, gentle)
     alone = DualLoRA(backbone, DualLoRAConfig(orthogonal=False))
+    assert alone.capacity is None  # nothing is kept from any direction
     alone.begin_task(TaskInfo(0, (0, 1), 8), [(x, torch.arange(8) % 2)])
     alone.begin_stage(0, [])
     assert alone.looks_ahead  # without the orthogonal adapter the network stays as it came

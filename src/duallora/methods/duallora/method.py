@@ -215,18 +215,15 @@ class DualLoRA(ReadingMethod):
             # Class spreads stay as they were measured: the fitted change tells where means go, not how they spread.
             self.read.gaussians.carry(first, *self.carry.solve())
             self.carry = None
-        self.log.capacity = []
         for site in self._sites():
             extension = site.end(self._task, len(self.rows.members[-1]))
-            if not self.config.moves:
-                continue  # nothing is kept from any direction
-            self.log.capacity.append(capacity(site.bases.Phi))
             if extension.full and self.config.orthogonal:
                 self.log.notes.append(
                     f"block {site.block}: full, {site.bases.Phi.shape[1]} of {site.bases.Phi.shape[0]} directions "
                     f"used; {extension.captured:.1%} of this task's energy is protected instead of "
                     f"{self.config.energy_at(self._task):.1%}. Lower `energy`, or use a wider backbone."
                 )
+        self.log.capacity = self.capacity
         if self.residuals:
             self.residuals.end()
         self._learning = False
@@ -280,9 +277,9 @@ class DualLoRA(ReadingMethod):
         return Output(calibrate(logits, owner, pi, c, cfg.calibration), pi.clamp_min(1e-12).log(), measure)
 
     @property
-    def capacity(self) -> list[float]:
+    def capacity(self) -> list[float] | None:
         """Used share of the directions of each site, in [0, 1]."""
-        return [capacity(site.bases.Phi) for site in self._sites()]
+        return [capacity(site.bases.Phi) for site in self._sites()] if self.config.moves else None
 
     def state(self) -> State:
         """Read-out and all sites."""
