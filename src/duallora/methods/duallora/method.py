@@ -278,7 +278,7 @@ class DualLoRA(ReadingMethod):
 
     @property
     def capacity(self) -> list[float] | None:
-        """Used share of the directions of each site, in [0, 1]."""
+        """Used share of the directions of each site, in [0, 1]; None where nothing that moves keeps clear of them."""
         return [capacity(site.bases.Phi) for site in self._sites()] if self.config.moves else None
 
     def state(self) -> State:
