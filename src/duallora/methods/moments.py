@@ -34,7 +34,7 @@ class RowMoments:
 
     def add(self, z: Tensor, rows: Tensor) -> None:
         """Add vectors z (b, k), float32 on the CPU, that belong to rows (b,)."""
-        self._held.append((z, rows))
+        self._held.append((z.contiguous(), rows))  # columns of a wider tensor would keep all of it
         self._count += len(rows)
         if self._sums is not None or self._count > 2 * self.width * self.rows:
             self._settle()
