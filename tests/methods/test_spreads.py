@@ -14,7 +14,7 @@ from duallora.errors import DualLoRAError
 from duallora.methods.gaussian import ClassGaussians
 from duallora.methods.readout import Readout
 from duallora.methods.rows import Rows
-from duallora.methods.spreads import ClassSpreads, widest
+from duallora.methods.spreads import ClassSpreads, _of_covariance, _of_images, widest
 from tests_support import features_of_classes as data
 from tests_support import feed
 
@@ -177,6 +177,21 @@ def test_few_images_and_copies_stay_finite(n: int, copies: bool, seed: int) -> N
     spreads, gaussians = taught(x, y)
     assert torch.isfinite(spreads.factors).all()
     assert torch.isfinite(spreads.correction(x, gaussians)).all()
+
+
+@given(n=st.integers(0, 14), k=st.integers(1, 12), q=st.integers(1, 11), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_images_give_what_their_covariance_gives(n: int, k: int, q: int, seed: int) -> None:
+    """A class of few images is looked at in the directions that they span, without a matrix of all k."""
+    draw, q = torch.Generator().manual_seed(seed), min(q, k - 1)
+    z, A = torch.randn(n, k, generator=draw), torch.randn(2 * k, k, generator=draw).double()
+    L = torch.linalg.cholesky(A.T @ A)
+    S = torch.from_numpy(np.cov(z.double().numpy().T).reshape(k, k)) if n > 1 else torch.zeros(k, k).double()
+    C, rho = _of_images(z, L, q)
+    D, other = _of_covariance(S, L, q)
+    assert C.shape == (q, k)
+    torch.testing.assert_close(C.T @ C, D.T @ D)  # eigenvectors have no sign
+    torch.testing.assert_close(rho, other, rtol=1e-6, atol=1e-12)
 
 
 def test_a_row_without_images_spoils_no_loss() -> None:

@@ -41,13 +41,20 @@ class RowMoments:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Sums (k,) and (k, k) of each row, float64, one after another."""
-        if self._sums is not None:
+        held = self.vectors()
+        if held is None:
+            assert self._sums is not None
             yield from zip(*self._sums, strict=True)
             return
-        z, rows = self._together()
-        for row in range(self.rows):
-            own = z[rows == row].double()
+        for own in (z.double() for z in held):
             yield own.sum(0), own.T @ own
+
+    def vectors(self) -> Iterator[Tensor] | None:
+        """The vectors (n, k) of each row, one row after another; None once they are held as sums."""
+        if self._sums is not None:
+            return None
+        z, rows = self._together()
+        return (z[rows == row] for row in range(self.rows))
 
     def whole(self) -> tuple[Tensor, Tensor]:
         """The sums over all rows."""
