@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
 from duallora.methods.base import BackboneLike, Batches, Cost, MethodConfig, TaskInfo
 from duallora.methods.lora import AdapterConfig, LoRA, LoRAConfig
@@ -27,10 +30,10 @@ class Joint(LoRA):
 
     It keeps every image, so it is only a yardstick: what the same adapter could reach if nothing were ever thrown away.
 
-    Trains, at every task anew: A and B of `placement`, one head over all rows, by cross-entropy over these. Frozen: the
-    backbone. Kept: the update, the head, class Gaussians for the other read-outs, all images. One pass per image. Like
-    every method it has a row per class and task: of a class in several domains it tells the domains apart, too, which
-    costs it something as an upper bound.
+    Trains, at every task anew: A and B of `placement`, one head over all rows, by cross-entropy over classes. Frozen:
+    the backbone. Kept: the update, the head, class Gaussians for the other read-outs, all images. One pass per image.
+    Like every method it has a row per class and task; a class's score is the best of its rows, in the loss as in the
+    answer, so that the domains that a class is in need not be told apart.
     """
 
     name: ClassVar[str] = "joint"
@@ -60,6 +63,18 @@ class Joint(LoRA):
         self.read.begin(tuple(range(len(self.rows))))  # the labels of all tasks at once are rows
         self.read.to(device)
         self._look_ahead(batches)
+
+    def _head_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy over the scores of classes."""
+        logits = self.read.heads.newest(features)
+        target = self.read.local(labels)  # rows
+        classes, place = torch.tensor(self.rows.classes, device=logits.device).unique(return_inverse=True)
+        shape = len(logits), len(classes)
+        scores = logits.new_full(shape, -torch.inf).scatter_reduce(1, place.expand_as(logits), logits, "amax")
+        if target.is_floating_point():  # shares of rows, of mixed images
+            target = target.new_zeros(shape).index_add(1, place, target)
+            return F.cross_entropy(scores, target)
+        return F.cross_entropy(scores, place[target])
 
     def cost(self) -> Cost:
         """As any method's, with every image kept."""

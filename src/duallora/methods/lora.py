@@ -99,8 +99,12 @@ class LoRA(ReadingMethod):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy of the newest head, and the penalty on gates where there are any."""
-        loss = self.read.local_loss(self.backbone(images, levels=False).float(), labels)
+        loss = self._head_loss(self.backbone(images, levels=False).float(), labels)
         return loss + self.gates.loss(self.gated()) if self.gates else loss
+
+    def _head_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """What the newest head says of a batch."""
+        return self.read.local_loss(features, labels)
 
     def after_step(self) -> None:
         """The proximal step of the gates."""
