@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -52,3 +53,21 @@ def test_each_time_it_starts_over(learned: Learned) -> None:
     assert method.rows.classes == [0, 1, 0, 1, 2]
     assert [len(bias) for bias in method.read.heads.biases] == [5]
     assert all(not update.B.any() for update in method.updates().values())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_rows_of_a_class_do_not_compete(learned: Learned, mixed: bool) -> None:
+    """The loss over two classes in two domains, by numpy: a class's score is the best of its rows."""
+    method, _ = learned
+    x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))  # not those that the head knows
+    labels = torch.arange(16) % 4  # rows
+    z = method.read.heads.newest(method.backbone(x, levels=False).float()).detach().double().numpy()
+    scores = np.maximum(z[:, :2], z[:, 2:])
+    log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    share = np.eye(2)[labels.numpy() % 2]
+    given: Tensor = labels
+    if mixed:
+        given = 0.7 * torch.eye(4)[labels] + 0.3 * torch.eye(4)[labels.flip(0)]
+        share = 0.7 * share + 0.3 * share[::-1]
+    expected = -(share * log_p).sum(1).mean()
+    assert float(method.loss(x, given).detach()) == pytest.approx(expected, rel=1e-4)
