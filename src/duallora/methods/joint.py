@@ -67,14 +67,13 @@ class Joint(LoRA):
     def _head_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy over the scores of classes."""
         logits = self.read.heads.newest(features)
-        target = self.read.local(labels)  # rows
-        classes, place = torch.tensor(self.rows.classes, device=logits.device).unique(return_inverse=True)
-        shape = len(logits), len(classes)
-        scores = logits.new_full(shape, -torch.inf).scatter_reduce(1, place.expand_as(logits), logits, "amax")
-        if target.is_floating_point():  # shares of rows, of mixed images
-            target = target.new_zeros(shape).index_add(1, place, target)
-            return F.cross_entropy(scores, target)
-        return F.cross_entropy(scores, place[target])
+        target, scores = self.read.local(labels), self.rows.class_scores(logits)  # rows, classes
+        classes = torch.tensor(self.rows.classes, device=logits.device)
+        if not target.is_floating_point():
+            return F.cross_entropy(scores, classes[target])
+        shares = target.new_zeros(scores.shape).index_add(1, classes, target)  # of mixed images
+        present = classes.unique()  # no share of a class without a row, but 0 times its -inf would spoil the sum
+        return F.cross_entropy(scores[:, present], shares[:, present])
 
     def cost(self) -> Cost:
         """As any method's, with every image kept."""

@@ -116,12 +116,10 @@ class ClassSpreads:
     def extend(self, covariances: Iterable[Tensor], gaussians: ClassGaussians) -> None:
         """New rows by their own covariances S (k, k), float64."""
         _, L = self._shared(gaussians)
-        self._append(
-            _of_covariance(S, L, self.factors.shape[1]) for S in covariances
-        )  # one at a time: k^2 numbers each
+        self._append(_of_covariance(S, L, self.factors.shape[1]) for S in covariances)
 
     def _append(self, rows: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """New rows by their C (q, k) and rho."""
+        """New rows by their C (q, k) and rho, one made after another: on the way each takes k^2 numbers."""
         factors, rest = [self.factors], [self.rest]
         for C, rho in rows:
             factors.append(C.float().unsqueeze(0))
@@ -226,7 +224,8 @@ def _of_images(z: Tensor, L: Tensor, q: int) -> tuple[Tensor, Tensor]:
     and L u is a sum of images: no k x k matrix is made. A thirtieth of the time for a hundred images, k = 768.
     """
     (n, k), degrees = z.shape, max(len(z) - 1, 1)
-    away = (z.double() - z.double().mean(0)) if n else z.double()
+    z = z.double()
+    away = z - z.sum(0) / max(n, 1)
     if n > k:
         return _of_covariance(away.T @ away / degrees, L, q)
     Y = torch.linalg.solve_triangular(L, away.T, upper=False)  # (k, n), columns are images
@@ -235,7 +234,7 @@ def _of_images(z: Tensor, L: Tensor, q: int) -> tuple[Tensor, Tensor]:
     values, V = values[least:].clamp_min(0), V[:, least:]
     rho = (Y.square().sum() / degrees - values.sum()).clamp_min(0) / (k - q)
     share = ((values - rho).clamp_min(0) / values.clamp_min(torch.finfo(values.dtype).tiny) / degrees).sqrt()
-    C = z.new_zeros(q, k, dtype=torch.float64)
+    C = z.new_zeros(q, k)
     C[q - len(values) :] = (away.T @ V * share).T
     return C, rho
 
