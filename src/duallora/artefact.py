@@ -49,7 +49,7 @@ __all__ = [
     "write_json_atomic",
 ]
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST = "duallora.json"
 TENSORS = "model.safetensors"
 RESERVED = ("format", "format_version", "duallora_version", "library_versions", "files", "checksum")

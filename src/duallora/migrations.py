@@ -91,6 +91,14 @@ def _to_6(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[st
     return tensors, manifest
 
 
+def _to_7(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Before 7, DualLoRA had a first session only where somebody asked for it."""
+    method = manifest.get("method", {})
+    if _is_duallora(method):
+        manifest = manifest | {"method": method | {"options": {"first_rate": None} | method.get("options", {})}}
+    return tensors, manifest
+
+
 def _is_duallora(method: dict[str, Any]) -> bool:
     return str(method.get("name")).removesuffix("+align") == "duallora"
 
@@ -101,5 +109,5 @@ def _shrinkage(manifest: dict[str, Any]) -> float | str:
     return chosen
 
 
-MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
+MIGRATIONS: dict[int, Migration] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6, 6: _to_7}
 """From a format_version to the next one: tensors and manifest in, tensors and manifest out."""

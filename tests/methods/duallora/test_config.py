@@ -37,10 +37,11 @@ ADAPTER = {"rank", "first_rank", "first_rate"}
 @pytest.mark.parametrize(
     ("options", "idle"),
     [
-        ({}, SESSION | MAPS),
-        ({"first_rate": 3.0, "orthogonal": False}, SESSION | MAPS | ADAPTER | {"orthogonal_rate", "carry"}),
-        ({"residual": "maps"}, SESSION | CLASS),
-        ({"residual": "none", "first_rate": 3.0}, CLASS | MAPS),
+        ({}, MAPS),
+        ({"first_rate": None}, SESSION | MAPS),
+        ({"orthogonal": False}, SESSION | MAPS | ADAPTER | {"orthogonal_rate", "carry"}),
+        ({"residual": "maps", "first_rate": None}, SESSION | CLASS),
+        ({"residual": "none"}, CLASS | MAPS),
         ({"residual": "both", "orthogonal": False}, SESSION | ADAPTER),
     ],
     ids=str,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from duallora.backbone import Backbone
+from duallora.errors import DualLoRAError
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
 from duallora.migrations import MIGRATIONS
@@ -127,13 +128,29 @@ def test_it_serves_other_residuals_too(residual: str, backbone: Backbone) -> Non
     assert torch.isfinite(method(images(3, 9)).rows).all()
 
 
-def test_a_model_from_before_it_had_maps_of_its_own_keeps_those_of_the_other_tasks() -> None:
-    def migrated(options: dict[str, object]) -> dict[str, object]:
-        _, manifest = MIGRATIONS[4]({}, {"method": {"name": "duallora", "options": options}})
-        return manifest["method"]["options"]
+def migrated(step: int, options: dict[str, object]) -> dict[str, object]:
+    _, manifest = MIGRATIONS[step]({}, {"method": {"name": "duallora", "options": options}})
+    return manifest["method"]["options"]
 
+
+def test_a_model_from_before_it_had_maps_of_its_own_keeps_those_of_the_other_tasks() -> None:
     old = {"first_rate": 2.0, "placement": ["value", "proj"]}
-    assert migrated(old) == old | {"first_placement": ["value", "proj"]}
-    assert migrated({"first_rate": 2.0}) == {"first_rate": 2.0, "first_placement": ["value"]}
-    assert migrated({"first_rate": None}) == {"first_rate": None}
-    assert DualLoRAConfig(**migrated(old)).adapts(0) == DualLoRAConfig(**migrated(old)).adapts(1)
+    assert migrated(4, old) == old | {"first_placement": ["value", "proj"]}
+    assert migrated(4, {"first_rate": 2.0}) == {"first_rate": 2.0, "first_placement": ["value"]}
+    assert migrated(4, {"first_rate": None}) == {"first_rate": None}
+    config = DualLoRAConfig(**migrated(4, old))
+    assert config.adapts(True) == config.adapts(False)
+
+
+def test_a_model_from_before_it_was_the_default_has_none() -> None:
+    assert migrated(6, {"rank": 3}) == {"rank": 3, "first_rate": None}
+    assert migrated(6, {"first_rate": 2.0}) == {"first_rate": 2.0}
+    assert DualLoRAConfig().has_first_session and not DualLoRAConfig(**migrated(6, {})).has_first_session
+
+
+def test_a_state_that_lacks_its_update_is_refused(backbones: Callable[..., Backbone]) -> None:
+    method, other = (made(backbones()) for _ in range(2))
+    learn(method, 0, images(8), (0, 1), take_a_step)
+    state = {k: v for k, v in method.state().items() if not k.endswith("orthogonal.value.0.A")}
+    with pytest.raises((DualLoRAError, KeyError)):
+        other.load_state(state)

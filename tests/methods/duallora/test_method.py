@@ -204,7 +204,7 @@ def test_a_full_network_says_so_and_goes_on(backbone: Backbone) -> None:
         learn(method, t, torch.randn(20, 3, 16, 16), (t,), disturbed)
     assert min(method.capacity) >= 31 / 32  # a normalised token has mean zero: one direction is used by rounding only
     assert torch.isfinite(method(torch.randn(2, 3, 16, 16)).rows).all()
-    tight = DualLoRA(type(backbone)(*fresh(backbone)), DualLoRAConfig(energy=1.0, reserve=8))
+    tight = DualLoRA(type(backbone)(*fresh(backbone)), DualLoRAConfig(energy=1.0, reserve=8, first_rate=None))
     learn(tight, 0, torch.randn(20, 3, 16, 16), (0, 1), disturbed)
     assert "full" in tight.log.notes[0]
     assert "Lower `energy`" in tight.log.notes[0]

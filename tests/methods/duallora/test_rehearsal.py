@@ -21,11 +21,15 @@ FIVE = (0, 1, 2, 3, 4)
 
 def made(backbone: Backbone, **options: object) -> DualLoRA:
     torch.manual_seed(0)
-    return DualLoRA(backbone, DualLoRAConfig(first_rate=3.0, **options))  # type: ignore[arg-type]
+    return DualLoRA(backbone, DualLoRAConfig(**options))  # type: ignore[arg-type]
 
 
 def images(n: int, seed: int = 0) -> Tensor:
     return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def rates(method: DualLoRA) -> list[float]:
+    return [group.rate for group in method.groups() if group.parameters]
 
 
 def weights(method: DualLoRA) -> list[Tensor]:
@@ -182,14 +186,29 @@ def test_where_it_does_not_help_there_is_none(backbone: Backbone, monkeypatch: p
     assert torch.isfinite(method(images(3)).rows).all()
 
 
-def test_too_few_classes_to_rehearse_with(backbone: Backbone) -> None:
+def test_too_few_classes_to_rehearse_with_are_learned_as_every_other_task(backbones: Callable[..., Backbone]) -> None:
+    method, plain = made(backbones()), made(backbones(), first_rate=None)
+    seen: list[list[float]] = []
+
+    def training(m: DualLoRA) -> None:
+        seen.append(rates(m))
+        take_a_step(m)
+
+    for m in (method, plain):
+        for t in (0, 1):
+            torch.manual_seed(t)
+            learn(m, t, images(9, t), (3 * t, 3 * t + 1, 3 * t + 2), training)
+    assert seen == [[0.1, 1.0, 3.0]] * 4  # network, head, residual
+    assert torch.equal(method(images(3)).rows, plain(images(3)).rows)
+    fresh = made(backbones())
+    fresh.load_state({k: v.clone() for k, v in method.state().items()})
+    assert all(torch.equal(a, b) for a, b in zip(weights(method), weights(fresh), strict=True))
+
+
+def test_that_they_are_too_few_is_told(backbone: Backbone) -> None:
     method = made(backbone)
-    seen = []
-    learn(method, 0, images(9), (0, 1, 2), lambda m: seen.append((m.stages, m.groups()[0].rate)) or take_a_step(m))
-    assert seen == [(1, 0.1)]  # learned as gently as any other task
-    assert method.log.notes[0] == "first session: none, 3 classes are too few for a rehearsal"
-    learn(method, 1, images(9), (3, 4, 5, 6), take_a_step)
-    assert torch.isfinite(method(images(3)).rows).all()
+    learn(method, 0, images(9), (0, 1, 2), take_a_step)
+    assert method.log.notes == ["first session: none; its rehearsal takes 4 classes, the task has 3"]
 
 
 def test_a_saved_state_learns_on_the_same(backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch) -> None:

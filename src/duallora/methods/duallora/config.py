@@ -43,11 +43,11 @@ class DualLoRAConfig(MethodConfig):
         "maps), in units of `training.learning_rate`",
     )
     first_rate: float | None = Field(
-        None,
+        3.0,
         gt=0,
         description="first session: the rate, in units of `training.learning_rate`, at which the network itself learns "
-        "the first task, when nothing is to be protected yet, in a stage of its own before residual and heads (3 is a "
-        "good one); null: none, the first task is learned as every other",
+        "the first task, when nothing is to be protected yet, in a stage of its own before residual and heads; null: "
+        "none, the first task is learned as every other",
     )
     first_placement: Placement = Field(
         ("query", "key", "value"),
@@ -60,7 +60,7 @@ class DualLoRAConfig(MethodConfig):
         le=1,
         description="how far the network goes from where it was to where the first session has taken it (weights "
         "averaged as by Wortsman et al. 2022); null: as far as serves classes best that are left out of it in a "
-        "rehearsal, which may be not at all; not at all, too, where the first task has fewer than four classes",
+        "rehearsal, which may be not at all; where the first task has fewer than four classes there is no session",
     )
     residual: Literal["class", "maps", "both", "none"] = Field(
         "class",
@@ -124,10 +124,10 @@ class DualLoRAConfig(MethodConfig):
     def idle(self) -> frozenset[str]:
         """Options of a first session, of residuals or of the orthogonal adapter where there are none.
 
-        >>> sorted(DualLoRAConfig(residual="both").idle()), sorted(DualLoRAConfig(first_rate=3.0).idle())
+        >>> sorted(DualLoRAConfig(residual="both", first_rate=None).idle()), sorted(DualLoRAConfig().idle())
         (['first_placement', 'first_share'], ['gate', 'residual_basis', 'residual_rank'])
         """
-        session = () if self.orthogonal and self.first_rate is not None else ("first_share", "first_placement")
+        session = () if self.has_first_session else ("first_share", "first_placement")
         own = () if self.residual_class else ("class_rank", "class_blocks", "class_rate", "class_smoothing")
         maps = () if self.residual_maps else ("gate", "residual_basis", "residual_rank")
         adapter = () if self.orthogonal else ("rank", "first_rank", "first_rate")
@@ -139,11 +139,21 @@ class DualLoRAConfig(MethodConfig):
         """Whether anything in the network's maps ever changes."""
         return self.orthogonal or self.residual_maps
 
-    def adapts(self, task: int) -> Placement:
-        """The maps whose orthogonal adapters train in a task, counted from 0."""
+    @property
+    def has_first_session(self) -> bool:
+        """Whether the first task has a session, if its classes are enough."""
+        return self.orthogonal and self.first_rate is not None
+
+    def adapts(self, session: bool) -> Placement:
+        """The maps whose orthogonal adapters train in a first session or in any other task."""
         if not self.orthogonal:
             return ()
-        return self.first_placement if task == 0 and self.first_rate is not None else self.placement
+        return self.first_placement if session else self.placement
+
+    @property
+    def sites(self) -> Placement:
+        """The maps that a task may adapt."""
+        return (*self.placement, *(self.first_placement if self.has_first_session else ()))
 
     @property
     def residual_maps(self) -> bool:

@@ -64,7 +64,7 @@ class DualLoRA(ReadingMethod):
         """Wrap the chosen maps of the backbone."""
         super().__init__(backbone, config, config.shrinkage)
         self.sites = nn.ModuleList()
-        for slot in slots(backbone.attention, (*config.placement, *config.adapts(0)), config.blocks):
+        for slot in slots(backbone.attention, config.sites, config.blocks):
             site = DualLinear(slot, config, backbone.has_class_token)
             slot.attach(site)
             self.sites.append(site)
@@ -119,15 +119,15 @@ class DualLoRA(ReadingMethod):
             own = [site.extension(task.index) for site in self._sites()]
         for site, extension in zip(self._sites(), own, strict=True):
             site.stop()
-            site.begin(task.index, len(task.classes), extension)
+            site.begin(task.index, len(task.classes), extension, self.config.adapts(self.session is not None))
 
     def _first_session(self, classes: int) -> FirstSession | None:
         """For the first task, where it is asked for and there are classes enough."""
         cfg = self.config
-        if self._task > 0 or not cfg.orthogonal or cfg.first_rate is None:
+        if self._task > 0 or not cfg.has_first_session:
             return None
         if cfg.first_share is None and classes < FEWEST:
-            self.log.notes.append(f"first session: none, {classes} classes are too few for a rehearsal")
+            self.log.notes.append(f"first session: none; its rehearsal takes {FEWEST} classes, the task has {classes}")
             return None
         return FirstSession(self._sites(), cfg.first_share, classes, self.backbone.dim, cfg.shrinkage)
 

@@ -16,6 +16,7 @@ from duallora.methods.duallora.memory import Bases, gates_of
 from duallora.methods.duallora.orthogonal import OrthogonalAdapter
 from duallora.methods.duallora.residual import ResidualAdapter, add_gated
 from duallora.methods.gaussian import ClassGaussians
+from duallora.methods.lora import Placement
 
 
 @dataclass
@@ -168,13 +169,14 @@ class DualLinear(nn.Module):
         mass = scores.new_zeros(len(scores), tasks).index_add_(1, owner, torch.softmax(scores, 1))
         return mass
 
-    def begin(self, task: int, rows: int, own: Extension | None) -> None:
+    def begin(self, task: int, rows: int, own: Extension | None, adapts: Placement) -> None:
         """Start a task: fresh orthogonal update, a residual where there is a basis for it.
 
         Args:
             task: index from 0.
             rows: number of classes of the task.
             own: for `residual_basis` "own", what the task's features would add before any training.
+            adapts: the maps whose orthogonal updates train.
         """
         device, cfg = self.base.weight.device, self.config
         self.learning = True
@@ -183,7 +185,7 @@ class DualLinear(nn.Module):
             self.gaussians.grow(rows)
         rank = cfg.first_rank if task == 0 and cfg.first_rank else cfg.rank
         for name, (_, width) in self.rows.items():
-            if name in cfg.adapts(task):
+            if name in adapts:
                 self.orthogonal[name] = OrthogonalAdapter(self.bases.Phi, width, rank)
             if cfg.residual_maps and name in cfg.placement and task > 0:
                 if cfg.residual_basis == "own":
@@ -266,8 +268,16 @@ class DualLinear(nn.Module):
             r = self._residual(name)
             for key, shape in (("A", (None, r.A.shape[1])), ("B", (len(r.B), None)), ("owner", (None,))):
                 setattr(r, key, saved_tensor(state, f"residual.{name}.{key}", shape).to(device))
-            for t in range(sum(name in self.config.adapts(task) for task in range(len(self.bases.sizes)))):
+            for t in range(self._folds(name, state)):
                 A, B = (state[f"orthogonal.{name}.{t}.{key}"].to(device) for key in "AB")
                 self.fold(name, A, B)
         if self.gaussians is not None:
             self.gaussians.load_state(part("gaussians", state))
+
+    def _folds(self, name: str, state: dict[str, Tensor]) -> int:
+        """How many orthogonal updates of a target a saved state holds: a first session may have been left out."""
+        tasks, cfg = len(self.bases.sizes), self.config
+        if not tasks:
+            return 0
+        counts = {(name in cfg.adapts(first)) + (tasks - 1) * (name in cfg.adapts(False)) for first in (False, True)}
+        return next((n for n in sorted(counts, reverse=True) if f"orthogonal.{name}.{n - 1}.A" in state), min(counts))
