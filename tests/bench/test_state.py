@@ -124,7 +124,7 @@ def test_where_it_ran_and_defaults_of_options_make_no_difference(grid_of: Make, 
 def test_options_that_idle_make_no_difference(grid_of: Make, finished: Callable[..., Any]) -> None:
     cell = grid_of(rows={"duallora": {"method": {"name": "duallora"}}}).cells[0]
     finished(cell)
-    change_config(cell, "method", "options", {"first_share": 0.5})
+    change_config(cell, "method", "options", {"gate": "task"})
     assert state_of(cell).kind == "done"
     change_config(cell, "method", "options", {"class_rank": 4})
     assert state_of(cell).kind == "altered"
