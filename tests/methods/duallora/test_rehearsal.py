@@ -13,7 +13,7 @@ from duallora.backbone import Backbone
 from duallora.methods.duallora import rehearsal
 from duallora.methods.duallora.config import DualLoRAConfig
 from duallora.methods.duallora.method import DualLoRA
-from duallora.methods.duallora.rehearsal import FOLDS, SHARES, Rehearsal, told
+from duallora.methods.duallora.rehearsal import FOLDS, SHARES, Rehearsal, surpasses, told
 from tests_support import features_of_classes, learn, take_a_step
 
 FIVE = (0, 1, 2, 3, 4)
@@ -45,8 +45,8 @@ def trained(method: DualLoRA) -> list[Tensor]:
 
 
 def results(monkeypatch: pytest.MonkeyPatch, *right: int) -> None:
-    """What `told` is to answer, share by share, in each of the two turns."""
-    answers = iter(right + tuple(2 * n for n in right))  # the turns add up
+    """How many images of each of the two turns `told` is to find right, share by share: the first ones of ten."""
+    answers = iter(2 * [torch.arange(10) < n for n in right])
     monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes, shrinkage: next(answers))
 
 
@@ -54,7 +54,7 @@ def test_told_rightly_as_worked_out_in_numpy() -> None:
     x, y = features_of_classes((7, 8, 9, 6), d=4)
     x = x + 3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))  # so that some are wrong
     out = y % 2 == 1
-    right = 0
+    right = np.zeros(len(y), bool)
     a, b = x.double().numpy(), y.numpy()
     fold = np.array([(b[:i] == b[i]).sum() % FOLDS if out[i] else -1 for i in range(len(b))])
     for f in range(FOLDS):
@@ -67,9 +67,9 @@ def test_told_rightly_as_worked_out_in_numpy() -> None:
         alpha = min(1, ((1 - 2 / d) * square + trace**2) / ((n + 1 - 2 / d) * (square - trace**2 / d)))
         sigma = (1 - alpha) * sigma + alpha * trace / d * np.eye(d)
         scores = a @ np.linalg.solve(sigma, mu.T) - 0.5 * (mu.T * np.linalg.solve(sigma, mu.T)).sum(0)
-        right += int((scores.argmax(1) == b)[fold == f].sum())
-    assert 0 < right < int(out.sum())
-    assert told(x, y, out, 4) == right
+        right[fold == f] = (scores.argmax(1) == b)[fold == f]
+    assert 0 < right.sum() < int(out.sum())
+    assert told(x, y, out, 4).tolist() == right[out.numpy()].tolist()
 
 
 def test_classes_left_out_do_not_train(backbone: Backbone) -> None:
@@ -119,7 +119,7 @@ def test_each_share_is_measured_with_the_network_there_and_by_all_features(
     backbones: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, seen = backbones(levels=2), []
-    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes, shrinkage: seen.append(x) or 0)
+    monkeypatch.setattr(rehearsal, "told", lambda x, y, out, classes, shrinkage: seen.append(x) or y[out] < 0)
     method = made(backbone)
     x, expected = images(20), []
 
@@ -147,7 +147,7 @@ def test_each_share_is_measured_with_the_network_there_and_by_all_features(
 def test_what_ran_away_is_no_way_to_go() -> None:
     x, y = features_of_classes((4, 4), d=3)
     x[0, 0] = torch.nan
-    assert told(x, y, y == 1, 2) == 0
+    assert told(x, y, y == 1, 2).tolist() == [False] * 4
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,34 @@ def test_it_goes_as_far_as_was_best(
     assert f"first session: {share:.0%} of the way" in method.log.notes[0]
 
 
-def test_where_it_does_not_help_there_is_none(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    results(monkeypatch, 3, 3, 2, 1, 0)
+@pytest.mark.parametrize(
+    ("one_way", "other_way", "more"),
+    [(0, 0, False), (1, 0, False), (2, 0, True), (5, 2, True), (5, 3, False), (40, 31, True), (40, 32, False)],
+)
+def test_more_than_chance_is_more_than_a_standard_error(one_way: int, other_way: int, more: bool) -> None:
+    """Beside images that both tell rightly, or neither."""
+    ours = torch.tensor([True] * one_way + [False] * other_way + [True] * 9 + [False] * 7)
+    theirs = torch.tensor([False] * one_way + [True] * other_way + [True] * 9 + [False] * 7)
+    assert surpasses(ours, theirs) is more
+    assert not (more and surpasses(theirs, ours))
+
+
+def test_what_is_ahead_by_chance_alone_is_told(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "surpasses", lambda ours, theirs: False)
+    results(monkeypatch, 3, 5, 4, 4, 4)
+    method = made(backbone)
+    learn(method, 0, images(20), FIVE, take_a_step)
+    assert method.log.notes[0].endswith(
+        "0% of the way, by classes left out in rehearsal, of whose 20 images it got right 30.0% at 0%, 50.0% at 25%, "
+        "40.0% at 50%, 40.0% at 75%, 40.0% at 100%: none beyond chance ahead of 0%"
+    )
+
+
+@pytest.mark.parametrize("right", [(3, 3, 2, 1, 0), (8, 8, 8, 8, 8)], ids=str)
+def test_where_it_does_not_help_there_is_none(
+    right: tuple[int, ...], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results(monkeypatch, *right)
     method = made(backbone)
     before, counts = weights(method), []
     learn(method, 0, images(20), FIVE, lambda m: counts.append(m.stages) or take_a_step(m))
@@ -259,9 +285,9 @@ def test_only_so_many_images_of_a_class_are_looked_at(
         return x.flatten(1)[:, : backbone.dim]
 
     y = torch.arange(40) % 5
-    one.seen = 0
+    before = one.seen
     one.measure(features, lambda labels: labels, [(images(40)[i : i + 8], y[i : i + 8]) for i in range(0, 40, 8)])
     assert sum(looked) == len(SHARES) * 5 * looked_at
-    assert one.seen == 2 * looked_at  # two classes are left out of turn 0
+    assert one.seen - before == 2 * looked_at  # two classes are left out of turn 0
     with pytest.raises(RuntimeError, match="no turn has started"):
         one.loss(torch.zeros(1, backbone.dim), torch.zeros(1, dtype=torch.int64))

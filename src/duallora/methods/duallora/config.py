@@ -60,7 +60,8 @@ class DualLoRAConfig(MethodConfig):
         le=1,
         description="how far the network goes from where it was to where the first session has taken it (weights "
         "averaged as by Wortsman et al. 2022); null: as far as serves classes best that are left out of it in a "
-        "rehearsal, which may be not at all; where the first task has fewer than four classes there is no session",
+        "rehearsal, not at all where none is served beyond chance, and no session where the first task has fewer than "
+        "four classes",
     )
     residual: Literal["class", "maps", "both", "none"] = Field(
         "class",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,8 +25,9 @@ class Rehearsal(nn.Module):
     Both halves have their turn. After each the network is put at every one of `SHARES`, and images of the classes left
     out are told from all classes of the task by class Gaussians of which they are no part (`FOLDS` of them): what
     later tasks, whose classes no first session has seen, will ask of it. The best share is that of both turns
-    together, of equals the least. (Their log-probability, tried instead of counts, is smoother over the shares, but on
-    Omniglot it stopped short or went too far.) Both turns start where the session itself will.
+    together, of equals the least; if what it gains over none at all is no more than a standard error of that gain, it
+    is none. (Their log-probability, tried instead of counts, is smoother over the shares, but on Omniglot it stopped
+    short or went too far.) Both turns start where the session itself will.
 
     Args:
         adapters: what trains in the network, as fresh as the session is to find them.
@@ -50,7 +52,7 @@ class Rehearsal(nn.Module):
         self.fresh = [[p.detach().clone() for p in adapter.parameters()] for adapter in adapters]
         self.classes, self.dim, self.turn = classes, dim, 0
         self.head: nn.Linear | None = None
-        self.right, self.seen = [0] * len(SHARES), 0  # images told rightly by share, of so many
+        self.right = [torch.zeros(0, dtype=torch.bool) for _ in SHARES]  # of each image left out, by share
 
     def start(self, turn: int) -> None:
         """Train on the classes 0, 2, 4, ... (turn 0) or 1, 3, 5, ... (turn 1) of the task from here on."""
@@ -60,10 +62,21 @@ class Rehearsal(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def seen(self) -> int:
+        """Images of classes left out, in both turns."""
+        return len(self.right[0])
+
+    @property
+    def counts(self) -> list[int]:
+        """How many of them were told rightly, by share."""
+        return [int(right.sum()) for right in self.right]
+
     def finish(self) -> float:
         """The share; the network is where it was."""
         self._rewind()
-        return SHARES[self.right.index(max(self.right))]
+        best = self.counts.index(max(self.counts))
+        return SHARES[best] if surpasses(self.right[best], self.right[0]) else 0.0
 
     def _rewind(self) -> None:
         with torch.no_grad():
@@ -121,9 +134,9 @@ class Rehearsal(nn.Module):
                 kept.append(features(images[few.to(images.device)]).cpu())
         y = torch.cat(rows)
         out = y % 2 != self.turn
-        self.seen += int(out.sum())
         for i, kept in enumerate(found):
-            self.right[i] += told(torch.cat(kept), y, out, self.classes, self.shrinkage)
+            right = told(torch.cat(kept), y, out, self.classes, self.shrinkage)
+            self.right[i] = torch.cat([self.right[i], right])
         self.head = None
 
     def _take(self, taken: Tensor, row: int) -> bool:
@@ -136,32 +149,54 @@ class Rehearsal(nn.Module):
                 adapter.B.copy_(share * B)
 
 
-def told(x: Tensor, y: Tensor, out: Tensor, classes: int, shrinkage: Shrinkage = "oas") -> int:
-    """How many images of the classes left out are told rightly by Gaussians that were made without them.
+def surpasses(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether one way tells more images rightly than another by more than a standard error of the difference.
+
+    Images that both tell rightly, or neither, say nothing. Of the others let b be told by one way alone and c by the
+    other: b - c has the standard error sqrt(b + c) if neither is better (McNemar 1947, Psychometrika 12).
+
+    Args:
+        ours, theirs: which images each tells rightly (n,).
+
+    >>> ours = torch.tensor([True, True, True, False])
+    >>> surpasses(ours, ~ours), surpasses(ours, torch.tensor([True, False, True, False]))
+    (False, False)
+    >>> surpasses(torch.tensor([True, True]), torch.tensor([False, False]))
+    True
+    """
+    b, c = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    return b - c > math.sqrt(b + c)
+
+
+def told(x: Tensor, y: Tensor, out: Tensor, classes: int, shrinkage: Shrinkage = "oas") -> Tensor:
+    """Which images of the classes left out are told rightly by Gaussians that were made without them.
 
     Args:
         x: features (n, D).
         y: classes (n,).
-        out: which images are of classes left out (n,); the others only compete.
+        out: which images are of classes left out (n,), m of them; the others only compete.
         classes: C.
         shrinkage: of the Gaussians.
 
+    Returns:
+        (m,), bool.
+
     >>> x = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
     >>> told(x, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([True, True, True, False, False, False]), 2)
-    3
+    tensor([True, True, True])
     """
+    right = torch.zeros_like(out)
     if not x.isfinite().all():  # training has run away: no way to go
-        return 0
+        return right[out]
     fold = torch.full_like(y, -1)
     for row in y[out].unique().tolist():
         of_class = (y == row).nonzero()[:, 0]
         fold[of_class] = torch.arange(len(of_class)) % FOLDS
-    right = 0
     for f in range(FOLDS):
         asked = fold == f
         if asked.any():
             gaussians = ClassGaussians(x.shape[1], shrinkage)
             gaussians.grow(classes)
             gaussians.update(x[~asked], y[~asked])
-            right += int((gaussians.scores(x[asked]).argmax(1) == y[asked]).sum())
-    return right
+            right[asked] = gaussians.scores(x[asked]).argmax(1) == y[asked]
+    return right[out]
