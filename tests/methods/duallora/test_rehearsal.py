@@ -176,6 +176,15 @@ def test_it_goes_as_far_as_was_best(
     assert f"first session: {share:.0%} of the way" in method.log.notes[0]
 
 
+def test_the_best_of_those_beyond_chance_is_taken(backbone: Backbone) -> None:
+    """Half of the way tells most, but here and there other images; a quarter tells three more and loses none."""
+    one = a_turn(backbone)
+    none = torch.arange(100) < 50
+    one.right = [none, torch.arange(100) < 53, (torch.arange(100) + 20) % 100 < 54, none, none]
+    assert one.counts == [50, 53, 54, 50, 50]
+    assert one.finish() == 0.25
+
+
 @pytest.mark.parametrize(
     ("one_way", "other_way", "more"),
     [(0, 0, False), (1, 0, False), (2, 0, True), (5, 2, True), (5, 3, False), (40, 31, True), (40, 32, False)],

@@ -25,8 +25,8 @@ class Rehearsal(nn.Module):
     Both halves have their turn. After each the network is put at every one of `SHARES`, and images of the classes left
     out are told from all classes of the task by class Gaussians of which they are no part (`FOLDS` of them): what
     later tasks, whose classes no first session has seen, will ask of it. The best share is that of both turns
-    together, of equals the least; if what it gains over none at all is no more than a standard error of that gain, it
-    is none. (Their log-probability, tried instead of counts, is smoother over the shares, but on Omniglot it stopped
+    together, of equals the least, among those that gain more over none at all than a standard error of that gain;
+    where there are none such, it is none. (Their log-probability, tried instead of counts, is smoother over the shares, but on Omniglot it stopped
     short or went too far.) Both turns start where the session itself will.
 
     Args:
@@ -75,8 +75,8 @@ class Rehearsal(nn.Module):
     def finish(self) -> float:
         """The share; the network is where it was."""
         self._rewind()
-        best = self.counts.index(max(self.counts))
-        return SHARES[best] if surpasses(self.right[best], self.right[0]) else 0.0
+        ahead = [i for i in range(1, len(SHARES)) if surpasses(self.right[i], self.right[0])]
+        return SHARES[max(ahead, key=self.counts.__getitem__, default=0)]
 
     def _rewind(self) -> None:
         with torch.no_grad():

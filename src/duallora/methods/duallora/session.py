@@ -75,10 +75,9 @@ class FirstSession(nn.Module):
         self.share, self.rehearsal = rehearsal.finish(), None
         if not self.share:
             self.plan.remove("network")
-        chance = (
-            "" if self.share or max(rehearsal.counts) == rehearsal.counts[0] else ": none beyond chance ahead of 0%"
-        )
-        each = ", ".join(f"{n / rehearsal.seen:.1%} at {s:.0%}" for s, n in zip(SHARES, rehearsal.counts, strict=True))
+        counts = rehearsal.counts
+        each = ", ".join(f"{n / rehearsal.seen:.1%} at {s:.0%}" for s, n in zip(SHARES, counts, strict=True))
+        chance = ": none beyond chance ahead of 0%" if not self.share and max(counts) > counts[0] else ""
         return (
             f"first session: {self.share:.0%} of the way, by classes left out in rehearsal, of whose {rehearsal.seen} "
             f"images it got right {each}{chance}"
