@@ -26,8 +26,8 @@ class Rehearsal(nn.Module):
     out are told from all classes of the task by class Gaussians of which they are no part (`FOLDS` of them): what
     later tasks, whose classes no first session has seen, will ask of it. The best share is that of both turns
     together, of equals the least, among those that gain more over none at all than a standard error of that gain;
-    where there are none such, it is none. (Their log-probability, tried instead of counts, is smoother over the shares, but on Omniglot it stopped
-    short or went too far.) Both turns start where the session itself will.
+    where there are none such, it is none. (Their log-probability, tried instead of counts, is smoother over the shares,
+    but on Omniglot it stopped short or went too far.) Both turns start where the session itself will.
 
     Args:
         adapters: what trains in the network, as fresh as the session is to find them.
