@@ -178,3 +178,14 @@ def test_other_attention_is_refused(backbones: Callable[..., Backbone]) -> None:
     taught(backbone, 0)
     with pytest.raises(DualLoRAError, match="load another"):
         slots(backbone.attention, ("query",))
+
+
+def test_the_true_task_given_its_prompt_is_taken_whatever_the_query_says(backbone: Backbone) -> None:
+    method, x = taught(backbone), images(seed=7)
+    with torch.no_grad():
+        method.experts.earlier.normal_()
+    chosen = method.match(method.query(x))
+    for task in (0, 1):
+        given = method.encode_given(x, task).features
+        alike = torch.isclose(given, method.encode(x).features, atol=1e-5).all(1)
+        assert torch.equal(alike, chosen == task)

@@ -54,3 +54,17 @@ def test_gates_are_pushed_as_sora_has_it_by_default(backbone: Backbone) -> None:
     method.after_step()
     after = torch.cat([update.gate for update in method.gated()]).detach()
     torch.testing.assert_close(after, torch.nn.functional.softshrink(gates, 3e-4), atol=1e-8, rtol=1e-6)
+
+
+def test_that_every_gate_is_shut_is_told_once(backbone: Backbone) -> None:
+    method = LoRA(backbone, LoRAConfig(sparse=True))
+    notes = []
+
+    def shut(m: LoRA) -> None:
+        for update in m.gated():
+            update.gate.data.zero_()
+
+    for t in range(2):
+        learn(method, t, images(4, t), (2 * t, 2 * t + 1), shut)
+        notes.append(method.log.notes)
+    assert notes == [["all gates are shut: the network moves no further, only heads will train"], []]

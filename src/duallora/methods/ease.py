@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar, cast
@@ -70,6 +71,7 @@ class EASE(Method):
     """
 
     name: ClassVar[str] = "ease"
+    recommended: ClassVar[Mapping[str, object]] = {"epochs": 20}  # of the authors' configurations
     Config: ClassVar[type[MethodConfig]] = EASEConfig
     config: EASEConfig
     head: nn.Parameter | None

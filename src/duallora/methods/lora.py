@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from duallora.lowrank import AdaptedLinear, LowRank, slots
 from duallora.lowrank.gated import GatedLowRank, Gates
 from duallora.lowrank.saved import saved_tensor
-from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, part, prefixed
+from duallora.methods.base import (
+    BackboneLike,
+    Batches,
+    MethodConfig,
+    Shrinkage,
+    State,
+    TaskInfo,
+    TaskLog,
+    part,
+    prefixed,
+)
 from duallora.methods.reading import ReadingMethod
 
 Placement = tuple[Literal["query", "key", "value", "proj"], ...]
@@ -48,8 +58,9 @@ class LoRA(ReadingMethod):
     Trains: A (r, d) and B (rows, r) of every adapted map, the newest head (local cross-entropy). Frozen: the backbone
     and the earlier heads. Kept per task: a head (and class Gaussians for the other read-outs). One pass per image.
 
-    With `sparse` each rank direction has a gate, and training shuts some (see `duallora.methods.sora`): the rank of
-    the one adapter can only fall from task to task.
+    With `sparse` each rank direction has a gate, and training shuts some (see `duallora.methods.sora`, whose default
+    penalty and threshold hold here): the rank of the one adapter can only fall from task to task. Where every gate of
+    every map is shut nothing but heads trains from then on, and a note says so.
     """
 
     name: ClassVar[str] = "lora"
@@ -106,6 +117,11 @@ class LoRA(ReadingMethod):
         """What the newest head says of a batch."""
         return self.read.local_loss(features, labels)
 
+    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
+        """A new head."""
+        self.log = TaskLog()
+        super().begin_task(task, batches)
+
     def after_step(self) -> None:
         """The proximal step of the gates."""
         if self.gates:
@@ -113,8 +129,13 @@ class LoRA(ReadingMethod):
 
     def end_task(self, batches: Batches) -> None:
         """Drop directions whose gate is shut, then the pass of the read-out."""
-        for update in self.gated():
+        gated = self.gated()
+        before = sum(len(update.A) for update in gated)
+        for update in gated:
             update.prune()
+        only = isinstance(self.config, LoRAConfig)  # SoRA begins each task anew
+        if only and before and not any(len(update.A) for update in gated):
+            self.log.notes.append("all gates are shut: the network moves no further, only heads will train")
         super().end_task(batches)
 
     def kept(self, update: LowRank) -> dict[str, Tensor]:

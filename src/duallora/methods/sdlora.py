@@ -104,7 +104,7 @@ class SDLoRA(ReadingMethod):
 
     name: ClassVar[str] = "sdlora"
     Config: ClassVar[type[MethodConfig]] = SDLoRAConfig
-    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 8e-3}  # of the paper, under Adam
+    recommended: ClassVar[Mapping[str, object]] = {"learning_rate": 8e-3, "epochs": 20}  # of the paper, under Adam
     config: SDLoRAConfig
 
     def __init__(self, backbone: BackboneLike, config: SDLoRAConfig) -> None:

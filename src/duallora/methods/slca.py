@@ -42,9 +42,9 @@ class SLCA(Aligned):
     class a mean, a covariance and how it spreads, the heads as trained and as aligned. One pass per image.
 
     From the public code: SGD with momentum 0.9, rate 0.01 for heads and 1e-4 for the backbone, weight decay 5e-4 for
-    both, no clipping of gradients; these are `recommended`. Not taken over: 20 to 50 epochs of batches of 128 with one
-    step down of the rate near the end (here the library's epochs, batches and cosine), and training mode, which for
-    these backbones differs only where they have dropout.
+    both, no clipping of gradients, 20 epochs (50 on ImageNet-R); these are `recommended`. Not taken over: batches of
+    128 with one step down of the rate near the end (here the library's batches and cosine), and training mode, which
+    for these backbones differs only where they have dropout.
     """
 
     name: ClassVar[str] = "slca"
@@ -54,6 +54,7 @@ class SLCA(Aligned):
         "learning_rate": 0.01,
         "weight_decay": 5e-4,
         "clip": 1e6,  # none
+        "epochs": 20,
     }
     readouts: ClassVar[tuple[str, ...]] = ("align", "heads", "tasks", "gaussian", "quadratic", "product")
     frozen: ClassVar[bool] = False

@@ -55,8 +55,9 @@ class CODAPrompt(TwoPassMethod):
     {P, K, A} of ||B B^T - I||^2, where B holds the components of all tasks so far as rows.
 
     Trains: the components P, K, A of the newest task, the newest head. Frozen: the backbone, earlier components and
-    heads. Kept per task: `components` x (L_p + 2) x d per block, a head. Task identity is used nowhere but in the local
-    cross-entropy: at prediction the components of all tasks are summed. Two passes per image, in training too.
+    heads. Kept per task: `components` x (L_p + 2) x d per block, a head (and class Gaussians for the other read-outs).
+    Task identity is used nowhere but in the local cross-entropy: at prediction the components of all tasks are summed.
+    Two passes per image, in training too.
 
     The authors' script shares 100 components out over 10 tasks; here their number need not be known: each adds 10. They
     start by Gram-Schmidt against all earlier ones, as in the authors' later code; when a block has no free direction

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from duallora.methods.base import BackboneLike, Batches, State, TaskInfo
+from duallora.methods.base import BackboneLike, Batches, Encoding, State, TaskInfo
 from duallora.methods.prompts.grown import Grown
 from duallora.methods.prompts.prefix import attach, inserted
 from duallora.methods.prompts.two_pass import PromptConfig, TwoPassMethod, cosines, restore, small_uniform
@@ -47,10 +47,12 @@ class DualPrompt(TwoPassMethod):
     E-prompt e_t extends those of the following blocks for task t alone. The frozen network's feature is the query q(x).
     Training on task t uses e_t, known from the task boundary, and pulls its key: loss = local cross-entropy
     + lambda (1 - cos(q(x), k_t)). Whenever features are read, at prediction and for the statistics at the end of a task
-    alike, the image's own query decides: t = argmax cos(q(x), k_t). The true task is never given there.
+    alike, the image's own query decides: t = argmax cos(q(x), k_t). Where the true task is given (`encode_given`), its
+    E-prompt is taken; class Gaussians stay those of prompts that queries chose.
 
     Trains: the G-prompt, the newest E-prompt and key, the newest head. Frozen: the backbone, earlier E-prompts, keys
-    and heads. Kept per task: an E-prompt (blocks, 2, L_e, d), a key (d), a head. Two passes per image, in training too.
+    and heads. Kept per task: an E-prompt (blocks, 2, L_e, d), a key (d), a head (and class Gaussians for the other
+    read-outs). Two passes per image, in training too.
 
     Blocks, L_g = 5, lambda, the start and the copy of the last task's E-prompt are those of the authors' code, L_e = 20
     that of its ImageNet-R settings, the rate (0.03 per 256 images, constant, 5 epochs; there 0.005 and 50) that of its
@@ -103,6 +105,10 @@ class DualPrompt(TwoPassMethod):
     def prompted(self, images: Tensor, query: Tensor) -> Tensor:
         """Features with the E-prompt of the nearest key."""
         return self._run(images, self.experts()[self.match(query)])
+
+    def encode_given(self, images: Tensor, task: int) -> Encoding:
+        """Features with the E-prompt of the images' true task: one pass."""
+        return Encoding(self._run(images, self.experts()[task].expand(len(images), -1, -1, -1, -1)))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Local cross-entropy with the task's own E-prompt + lambda x key loss."""

@@ -42,8 +42,8 @@ class L2P(TwoPassMethod):
     (1 - cos(q(x), k_m)), mean over the batch; the choice itself passes no gradient, so this term alone moves keys.
 
     Trains: all keys (M, d) and prompts (M, L_p, d) in every task, the newest head. Frozen: the backbone and the earlier
-    heads. Kept per task: a head; the pool does not grow. Task identity is used nowhere but in the local cross-entropy.
-    Two passes per image, in training too.
+    heads. Kept per task: a head (and class Gaussians for the other read-outs); the pool does not grow. Task identity
+    is used nowhere but in the local cross-entropy. Two passes per image, in training too.
 
     Defaults are those of the authors' CIFAR-100 code (start of keys and prompts, lambda = 1, rate 0.03 per 256 images,
     constant, 5 epochs) but for N and L_p, 4 and 10 there: 5 and 5 add 25 tokens instead of 40, fitter for small
