@@ -16,6 +16,7 @@ from duallora.bench.cells import make_grid, merged
 from duallora.bench.include import with_included
 from duallora.bench.index import Index
 from duallora.bench.load import load_suite
+from duallora.bench.publish import public_source
 from duallora.bench.state import difference
 from duallora.config import RunConfig, load_config
 from duallora.evaluation.results import RunResults
@@ -65,8 +66,9 @@ def test_published_results_are_of_the_suites_settings(folder: Path) -> None:
     assert found
     assert set(found) <= set(places)
     for place, results in found.items():
-        source = {"stream": {"source": results.config["stream"]["source"], "root": None}}
+        source = {"stream": {"source": public_source(places[place]["stream"]["source"]), "root": None}}
         wanted = RunConfig.model_validate(merged(places[place], source))
+        assert results.config["stream"]["source"] == wanted.stream.source, place
         assert difference(results.config, wanted, finished=True) is None, place
 
 

@@ -12,6 +12,7 @@ import pytest
 from duallora.bench.cells import Grid, make_grid
 from duallora.bench.suite import Suite
 from duallora.evaluation.results import RunResults
+from duallora.methods import get_method
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported one by one, so a shared helper needs a path
 
@@ -46,11 +47,12 @@ def grid_of(tmp_path: Path) -> Callable[..., Grid]:
 
 @pytest.fixture
 def finished(make_run: Callable[..., RunResults]) -> Callable[..., RunResults]:
-    """Leave what a finished cell leaves, with made-up figures."""
+    """Leave what a finished cell leaves, with made-up figures: by all read-outs of its method, or by some."""
 
-    def finish(cell: Any, readouts: tuple[str, ...] = ("gaussian",), method: str = "", **changes: Any) -> RunResults:
+    def finish(cell: Any, readouts: tuple[str, ...] = (), method: str = "", **changes: Any) -> RunResults:
         name = method or cell.config.method.name
         found = []
+        readouts = readouts or get_method(name).readouts
         for readout in readouts:
             config = cell.config.model_dump(mode="json")
             config["method"]["readout"] = readout

@@ -341,7 +341,7 @@ def test_what_was_published_under_other_settings_is_not_averaged_with_it(
 def test_a_folder_without_an_index_is_read_by_its_names(grid_of: Make, finished: Callable[..., Any]) -> None:
     grid = grid_of()
     for cell in grid.cells:
-        finished(cell)
+        finished(cell, ("gaussian",))
     index = Index.load(grid.folder)
     assert {line.label for line in collect(grid.folder, index)} == {"lora", "slda"}
     index.save(grid.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -37,15 +38,31 @@ def test_nothing_half_and_done(grid_of: Make, finished: Callable[..., Any]) -> N
     check_states({cell: state_of(cell) for cell in (nothing, half, done)})
 
 
-def change_results(cell: Cell, **changes: Any) -> None:
-    path = cell.folder / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def change_results(cell: Cell, file: str = "results.json", **changes: Any) -> None:
+    """Write other results, as another run might have left them."""
+    path = cell.folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checksum": None} | changes))
 
 
 def change_config(cell: Cell, part: str, key: str, value: object) -> None:
-    config = json.loads((cell.folder / "results.json").read_text())["config"]
-    config[part][key] = value
-    change_results(cell, config=config)
+    """Write other settings into the results of every read-out."""
+    for path in cell.folder.rglob("results.json"):
+        config = json.loads(path.read_text())["config"]
+        config[part][key] = value
+        change_results(cell, str(path.relative_to(cell.folder)), config=config)
+
+
+def edit(cell: Cell, name: str, value: object) -> None:
+    """Change one entry by hand."""
+    path = cell.folder / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+
+def change_readout(cell: Cell, training: dict[str, Any]) -> None:
+    """Put another run's results by a read-out beside the cell's own."""
+    file = "readouts/quadratic/results.json"
+    config = json.loads((cell.folder / file).read_text())["config"]
+    change_results(cell, file, config=config | {"training": config["training"] | training})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +74,10 @@ def change_config(cell: Cell, part: str, key: str, value: object) -> None:
         (lambda cell: change_config(cell, "method", "options", {"shrinkage": 0.5}), "method.options.shrinkage is 0.5"),
         (lambda cell: change_config(cell, "method", "options", {"gone": 1}), "cannot read its configuration"),
         (lambda cell: change_results(cell, config={}), "cannot read its configuration"),
+        (lambda cell: edit(cell, "bytes_kept", [1, 2, 3]), "was altered: its checksum is that of other figures"),
+        (lambda cell: edit(cell, "images_kept", 7), "was altered: its checksum is that of other figures"),
+        (lambda cell: change_readout(cell, {"epochs": 7}), "quadratic/results.json' is of other settings: training.ep"),
+        (lambda cell: shutil.rmtree(cell.folder / "readouts"), "lacks the read-out 'quadratic'"),
     ],
 )
 def test_an_altered_cell_is_named_with_the_cure(
@@ -106,7 +127,7 @@ def test_results_on_former_weights_of_the_bundled_backbone_are_not_those_of_now(
 
 def test_a_readout_that_is_broken_counts_too(grid_of: Make, finished: Callable[..., Any]) -> None:
     cell = grid_of().cells[1]
-    finished(cell, ("heads", "gaussian"))
+    finished(cell)
     assert state_of(cell).kind == "done"
     (cell.folder / "readouts" / "gaussian" / "results.json").write_text("")
     assert state_of(cell).kind == "altered"

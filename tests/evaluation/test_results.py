@@ -26,7 +26,7 @@ def saved(tmp_path: Path, make_run: Maker) -> Path:
 
 
 def change(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checksum": None, **changes}))
 
 
 def test_round_trip_through_a_file(saved: Path, make_run: Maker) -> None:
@@ -78,6 +78,19 @@ def test_altered_figures_are_refused(saved: Path, name: str) -> None:
         change(saved, **{name: wrong})
         with pytest.raises(DualLoRAError, match=f"{name} is .* follows from the accuracy matrix"):
             RunResults.load(saved)
+
+
+@pytest.mark.parametrize("name", ["bytes_kept", "seconds", "parameters_trained", "class_order", "task_id_accuracy"])
+def test_a_file_changed_by_hand_is_refused(saved: Path, name: str) -> None:
+    data = json.loads(saved.read_text())
+    saved.write_text(json.dumps(data, indent=7))  # laid out anew
+    RunResults.load(saved)
+    value = data[name]
+    changed = value[::-1] if isinstance(value, list) else value | {"begin": 9.0}
+    assert changed != value
+    saved.write_text(json.dumps(data | {name: changed}))
+    with pytest.raises(DualLoRAError, match="was altered: its checksum is that of other figures; run it again"):
+        RunResults.load(saved)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,13 @@ def test_many_runs_many_tasks_many_blocks(make_run: Maker) -> None:
     assert len(html) < 2_000_000
 
 
+def test_no_two_of_forty_methods_have_the_same_mark(make_run: Maker) -> None:
+    html = render([make_run(method=f"method {n:02d}") for n in range(40)])
+    marks = re.findall(r'class="mark (s\d+)"[^>]*><path d="([^"]+)"/></svg>\s*method (\d\d)', html)
+    of_method = {number: (hue, shape) for hue, shape, number in marks}
+    assert len(of_method) == len(set(of_method.values())) == 40
+
+
 def test_several_benchmarks(make_run: Maker) -> None:
     page = assert_whole(render([make_run(), make_run(steps=5)]))
     assert "2 benchmarks" in page.text

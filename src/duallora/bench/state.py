@@ -90,16 +90,25 @@ def _finished(cell: Cell) -> State:
     path = cell.folder / "results.json"
     try:
         results = RunResults.load(path)
-        for other in sorted(cell.folder.glob("readouts/*/results.json")):
-            RunResults.load(other)
+        others = {p.parent.name: (p, RunResults.load(p)) for p in sorted(cell.folder.glob("readouts/*/results.json"))}
     except DualLoRAError as error:
         return State("altered", str(error).split(";")[0])
-    change = difference(results.config, cell.config, finished=True)
-    if change:
-        return State("altered", f"'{path}' is of other settings: {change}")
+    for place, found in ((path, results), *others.values()):
+        change = difference(found.config, cell.config, finished=True)
+        if change:
+            return State("altered", f"'{place}' is of other settings: {change}")
+    if lacking := _readouts(cell) - {*others, results.config["method"].get("readout")}:
+        return State("altered", f"'{cell.folder}' lacks the read-out '{min(lacking)}'")
     if results.on_former_weights:
         return State("altered", f"'{path}' is of former weights of the bundled backbone")
     return State("done", results=results)
+
+
+def _readouts(cell: Cell) -> set[str]:
+    """All read-outs that a run of the cell's method leaves."""
+    from duallora.methods.registry import get_method  # imports torch
+
+    return set(get_method(cell.config.method.name).readouts)
 
 
 def _begun(cell: Cell) -> State:

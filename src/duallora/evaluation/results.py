@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -78,7 +79,7 @@ class RunResults(Record):
     """All results of one method on one stream with one seed.
 
     Build it with `from_matrix`, which computes every derived figure; reading a file recomputes them and refuses a
-    file in which they disagree with its matrices.
+    file in which they disagree with its matrices, or that was changed since it was written.
     """
 
     format_version: Literal[1] = Field(FORMAT_VERSION, description="version of this schema")
@@ -132,6 +133,11 @@ class RunResults(Record):
     )
     started: AwareDatetime = Field(description="when the run started, ISO 8601")
     finished: AwareDatetime = Field(description="when it finished, ISO 8601")
+    checksum: str | None = Field(
+        None,
+        description="SHA-256 of the other entries as JSON with sorted keys: a file changed by hand is refused; null in "
+        "files written before there was one",
+    )
 
     @classmethod
     def from_matrix(
@@ -205,10 +211,14 @@ class RunResults(Record):
                 f"'{path}' has format_version {version}, this duallora reads up to {FORMAT_VERSION}; "
                 f"install the version that wrote it: pip install 'duallora>={writer}'"
             )
+        checksum = data.pop("checksum", None)
         try:
-            return cls.model_validate(data)
+            results = cls.model_validate(data)
         except ValidationError as error:
             raise DualLoRAError(f"'{path}' is broken or altered: {_first_errors(error)}; run it again") from error
+        if checksum not in (None, _checksum(data)):
+            raise DualLoRAError(f"'{path}' was altered: its checksum is that of other figures; run it again")
+        return results
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
@@ -217,7 +227,8 @@ class RunResults(Record):
             DualLoRAError: the place cannot be written, or the config holds what JSON cannot.
         """
         check_json(self.config, "config")  # pydantic would write NaN as null
-        write_json_atomic(path, self.model_dump(mode="json"))
+        data = self.model_dump(mode="json", exclude={"checksum"})
+        write_json_atomic(path, data | {"checksum": _checksum(data)})
 
     @property
     def on_former_weights(self) -> bool:
@@ -264,6 +275,11 @@ class RunResults(Record):
             if (stored is None) != (value is None) or abs((stored or 0.0) - (value or 0.0)) > TOLERANCE:
                 raise ValueError(f"{name} is {stored}, but {value} follows from the accuracy matrix")
         return self
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    """SHA-256 of all entries but the checksum itself, however the file is laid out."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _derived(accuracy: metrics.Matrix, task_il: metrics.Matrix, counts: Sequence[int]) -> dict[str, float | None]:
