@@ -147,6 +147,20 @@ def test_a_model_on_former_weights_of_the_bundled_backbone_says_what_can_be_done
         Learner.load(tmp_path / "zoo")
 
 
+def test_a_model_keeps_to_how_its_images_were_normalised(
+    tmp_path: Path, images: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("duallora.learner.load_backbone", load_backbone)
+    for normalise in (True, False):
+        place = tmp_path / str(normalise)
+        learner = Learner.create("test_vit", "ncm", pretrained=False, image_size=32, normalise=normalise)
+        learner.learn(images(2, 4), progress=False)
+        learner.save(place)
+        loaded = Learner.load(place)
+        assert loaded.backbone.preprocessing == learner.backbone.preprocessing
+        assert (loaded.backbone.preprocessing.std == (1.0, 1.0, 1.0)) is not normalise
+
+
 def test_an_error_during_learning_leaves_a_learner_that_says_so(
     tmp_path: Path, images: Callable[..., ImageSet]
 ) -> None:

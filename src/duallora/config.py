@@ -82,6 +82,9 @@ class BackboneChoice(Closed):
         description="of how many of the last blocks the features take class token and mean patch token beside the "
         "final feature; 0: the final feature alone; by default as many as give up to 2,304 features",
     )
+    normalise: bool = Field(
+        True, description="as its weights were trained; false: values in [0, 1], as some published code has it"
+    )
 
 
 class RunConfig(Closed):

@@ -79,6 +79,7 @@ class Learner:
         pretrained: bool = True,
         image_size: int | None = None,
         levels: int | None = None,
+        normalise: bool = True,
     ) -> Self:
         """A learner that knows nothing yet.
 
@@ -92,7 +93,7 @@ class Learner:
             weights: a local file with the backbone's weights.
             pretrained: False leaves the backbone untrained (tests).
             image_size: input size in pixels where it is not the backbone's own.
-            levels: see `load_backbone`.
+            levels, normalise: see `load_backbone`.
 
         Raises:
             DualLoRAError: an unknown name or option, or a backbone that cannot be had.
@@ -104,7 +105,12 @@ class Learner:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as they would have
             torch.default_generator.manual_seed(seed)  # of an untrained backbone, so that a saved model finds it again
             loaded = load_backbone(
-                backbone, weights=weights, pretrained=pretrained, image_size=image_size, levels=levels
+                backbone,
+                weights=weights,
+                pretrained=pretrained,
+                image_size=image_size,
+                levels=levels,
+                normalise=normalise,
             )
             _check_ranks(options, loaded)
             torch.default_generator.manual_seed(seed)
@@ -115,6 +121,7 @@ class Learner:
             "pretrained": pretrained,
             "image_size": image_size,
             "levels": loaded.levels,
+            "normalise": normalise,
         }
         return cls(loaded, learns, settings, seed=seed, device=device, origin=origin)
 
@@ -132,6 +139,7 @@ class Learner:
             pretrained=config.backbone.pretrained,
             image_size=config.backbone.image_size,
             levels=config.backbone.levels,
+            normalise=config.backbone.normalise,
         )
 
     # ------------------------------------------------------------------ learning
@@ -441,6 +449,7 @@ class Learner:
             pretrained=arguments["pretrained"],
             image_size=arguments["image_size"],
             levels=arguments["levels"],
+            normalise=origin.get("normalise", True),  # models of before there was a choice
         )
         if learner.backbone.sha256 != origin["sha256"]:
             changed = arguments["name"] == bundled.NAME and arguments["weights"] is None and arguments["pretrained"]

@@ -21,6 +21,12 @@ def test_preprocessing_is_timms_own() -> None:
     assert (p.interpolation, p.crop_pct) == ("bicubic", 0.95)
 
 
+def test_unnormalised_images_are_between_0_and_1() -> None:
+    p = load_backbone("test_vit", pretrained=False, normalise=False).preprocessing
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 160, 160)
+    torch.testing.assert_close(p.apply(image)[:, 0, 0], torch.tensor([0.0, 0.2, 1.0]))
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_vit3"])  # with and without dynamic_img_size
 def test_image_size_changes_the_input_and_not_the_fingerprint(name: str) -> None:
     torch.manual_seed(0)

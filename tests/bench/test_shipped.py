@@ -70,6 +70,8 @@ def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
     ]
     assert [c.stream.order_seed for c in first.values()] == [1, None, 1993]
     assert [c.stream.order_shuffle for c in first.values()] == ["pcg64", "pcg64", "mt19937"]
+    assert [c.backbone.normalise for c in first.values()] == [True, False, False]
+    assert [c.training.smallest_crop for c in first.values()] == [None, 0.08, 0.05]
     assert [c.training.epochs for c in first.values()] == [20, 50, 20]
     rows = {c.row: c.config for c in make_grid("r", suite, tmp_path, protocol="sd-lora").cells}
     assert rows["sdlora"].training.optimizer == "sgd" and rows["sdlora"].method.options["restart"] is True

@@ -94,6 +94,15 @@ def test_augmentation_does_not_depend_on_the_batch_size(noise: ImageSet, preproc
     assert same(one, all_of(Batches(noise, preprocessing, batch_size=23, train=True)))
 
 
+def test_the_smallest_crop_is_passed_on(noise: ImageSet, preprocessing: Preprocessing) -> None:
+    """Whole images, at 1: what differs from evaluation is the shape and the flip alone."""
+    small, default, whole = (
+        all_of(Batches(noise, preprocessing, train=True, augment="crop", smallest_crop=least))[0]
+        for least in (0.05, None, 1.0)
+    )
+    assert not torch.equal(small, default) and not torch.equal(default, whole)
+
+
 def test_augmentation_changes_the_images_between_epochs(noise: ImageSet, preprocessing: Preprocessing) -> None:
     seen = {}
     for augment in ("standard", "shift", "crop", "none"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from duallora.compat import import_torchvision
 from duallora.data.transforms import (
+    Augment,
     Preprocessing,
     TrainingTransform,
     crop_box,
@@ -119,15 +120,18 @@ def test_a_shift_mirrors_the_border(down: int, right: int) -> None:
     assert np.array_equal(shifted.numpy(), wide[:, 2 * down : 2 * down + 32, 2 * right : 2 * right + 32])
 
 
-def test_training_is_torchvisions_resized_crop() -> None:
+@pytest.mark.parametrize(
+    ("kind", "given", "smallest"), [("standard", None, 0.5), ("crop", None, 0.7), ("crop", 0.08, 0.08)]
+)
+def test_training_is_torchvisions_resized_crop(kind: Augment, given: float | None, smallest: float) -> None:
     import_torchvision()
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
     image, draws = random_image(40, 50), [0.3, 0.6, 0.2, 0.7, 0.9]
-    box = crop_box(draws, 40, 50, 0.5)
+    box = crop_box(draws, 40, 50, smallest)
     expected = functional.resized_crop(image, *box, [16, 16], interpolation=InterpolationMode.BICUBIC)
-    assert torch.equal(training_transform(Preprocessing(16, HALF, HALF))(image, draws), expected)
+    assert torch.equal(training_transform(Preprocessing(16, HALF, HALF), kind, given)(image, draws), expected)
 
 
 def test_normalise() -> None:

@@ -26,6 +26,7 @@ def load_backbone(
     pretrained: bool = True,
     image_size: int | None = None,
     levels: int | None = 0,
+    normalise: bool = True,
 ) -> Backbone:
     """A frozen vision transformer, in evaluation mode, with its own preprocessing and the sha256 of its weights.
 
@@ -37,6 +38,8 @@ def load_backbone(
         image_size: pixels per side; the position embedding is resampled. Default: the size the network was made for.
         levels: of how many of the last blocks the features take the class token and the mean patch token, beside the
             final feature; None takes as many as give up to 2,304 features.
+        normalise: False gives the network values in [0, 1] whatever mean and deviation its weights were trained with,
+            as some published code does.
 
     Raises:
         DualLoRAError: unknown name (with the nearest ones), a network without fused `attn.qkv`, weights that cannot be
@@ -65,7 +68,7 @@ def load_backbone(
             vit = _fetch(name)
             if ":" not in name and "." not in name:  # timm may choose another default one day
                 name = f"{name}.{vit.pretrained_cfg['tag']}"  # type: ignore[index]
-    return Backbone(vit, name, preprocessing, image_size, levels)
+    return Backbone(vit, name, preprocessing if normalise else preprocessing.unnormalised(), image_size, levels)
 
 
 def _check_name(name: str) -> None:

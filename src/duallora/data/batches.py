@@ -51,6 +51,7 @@ class Batches:
         batch_size: images per batch; the last batch may have fewer, never none.
         train: shuffle and augment.
         augment: see `duallora.data.transforms.Augment`.
+        smallest_crop: see `duallora.data.transforms.training_transform`.
         seed: not negative.
         workers: processes for decoding files; 0 decodes in this one. Images in memory need none.
         label_map: (classes,) int64, what to give in place of each label.
@@ -77,6 +78,7 @@ class Batches:
         batch_size: int = 64,
         train: bool = False,
         augment: Augment = "standard",
+        smallest_crop: float | None = None,
         seed: int = 0,
         workers: int = 0,
         label_map: Tensor | None = None,
@@ -94,7 +96,7 @@ class Batches:
         self.preprocessing, self.batch_size, self.epoch = preprocessing, batch_size, 0
         self._images, self._train, self._seed = images, train, seed
         self._labels = images.labels if label_map is None else label_map[images.labels]
-        self._transform = training_transform(preprocessing, augment)
+        self._transform = training_transform(preprocessing, augment, smallest_crop)
         if not train:
             self._transform = evaluation_transform(preprocessing)
         self._workers, self._cache_bytes = workers, cache_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,7 +23,7 @@ DRAWS = 5
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 _RATIO = 4 / 3  # crops are between 3:4 and 4:3, as in v2.RandomResizedCrop
 _SHIFT = 8  # a shift goes up to this part of the side: 4 of 32 pixels, as is usual for CIFAR
-_SMALLEST_CROP: dict[str, float] = {"standard": 0.5, "crop": 0.7}  # as a share of the image's area
+_SMALLEST_CROP: dict[str, float] = {"standard": 0.5, "crop": 0.7}  # where nobody says otherwise
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,14 @@ class Preprocessing:
             raise unknown("interpolation", self.interpolation, _INTERPOLATIONS)
         if not 0 < self.crop_pct <= 1:
             raise DualLoRAError(f"crop_pct is {self.crop_pct}, expected 0 < crop_pct <= 1")
+
+    def unnormalised(self) -> Preprocessing:
+        """The same with values in [0, 1] left as they are.
+
+        >>> Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).unnormalised().std
+        (1.0, 1.0, 1.0)
+        """
+        return replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON values.
@@ -108,6 +116,7 @@ class TrainingTransform:
 
     preprocessing: Preprocessing
     augment: Augment
+    smallest: float | None = None
 
     def __call__(self, image: Tensor, draws: Sequence[float] | None = None) -> Tensor:
         """Uint8 (3, height, width) to uint8 (3, size, size).
@@ -121,7 +130,8 @@ class TrainingTransform:
         return result.flip(-1) if self.augment != "crop" and numbers[4] < 0.5 else result
 
     def _cropped(self, image: Tensor, numbers: Sequence[float]) -> Tensor:
-        top, left, height, width = crop_box(numbers, image.shape[-2], image.shape[-1], _SMALLEST_CROP[self.augment])
+        smallest = self.smallest or _SMALLEST_CROP[self.augment]
+        top, left, height, width = crop_box(numbers, image.shape[-2], image.shape[-1], smallest)
         size = self.preprocessing.size
         # v2's functions with parameters drawn by ourselves, not v2.RandomResizedCrop: that one draws from the global
         # generator, so the images would depend on whatever else drew from it and on the number of workers. It is also
@@ -174,16 +184,23 @@ def evaluation_transform(preprocessing: Preprocessing) -> EvaluationTransform:
 
 
 def training_transform(
-    preprocessing: Preprocessing, augment: Augment = "standard"
+    preprocessing: Preprocessing, augment: Augment = "standard", smallest: float | None = None
 ) -> TrainingTransform | EvaluationTransform:
-    """The transform of training images, uint8 (3, h, w) to uint8 (3, size, size); see `Augment` for the kinds.
+    """The transform of training images, uint8 (3, h, w) to uint8 (3, size, size).
+
+    Args:
+        preprocessing: of the backbone.
+        augment: see `Augment` for the kinds.
+        smallest: share of an image's area that a crop keeps at least; by default 0.5, of the kind `crop` 0.7.
 
     Raises:
         DualLoRAError: unknown kind of augmentation.
     """
     if augment not in get_args(Augment):
         raise unknown("augmentation", str(augment), get_args(Augment))
-    return EvaluationTransform(preprocessing) if augment == "none" else TrainingTransform(preprocessing, augment)
+    if augment == "none":
+        return EvaluationTransform(preprocessing)
+    return TrainingTransform(preprocessing, augment, smallest)
 
 
 def crop_box(draws: Sequence[float], height: int, width: int, smallest: float) -> tuple[int, int, int, int]:

@@ -156,6 +156,7 @@ def _train(
         batch_size=settings.batch_size,
         train=True,
         augment=settings.augment,
+        smallest_crop=settings.smallest_crop,
         seed=seed,
         workers=settings.workers,
         label_map=label_map,

@@ -37,6 +37,9 @@ class TrainingSettings(BaseModel):
         description="standard: random crop and flip; shift: by up to an eighth of the side, and flip (small images); "
         "crop: milder crop, no flip; none",
     )
+    smallest_crop: float | None = Field(
+        None, gt=0, le=1, description="share of the image's area that a crop keeps at least; by default 0.5, milder 0.7"
+    )
     mix: Literal["none", "mixup", "cutmix", "both"] = Field(
         "none",
         description="blend images of a batch and their labels: mixup, cutmix, or batch by batch either at random",
