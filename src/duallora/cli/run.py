@@ -46,7 +46,7 @@ def run(
         say(f"'{out}' was finished already and is not run again, whatever became of its images; --redo starts over")
     page = write_report(collect_runs(out), out)
     tell_skipped(results.skipped)
-    return Answer(results.model_dump(mode="json"), lambda console: _show(console, results, out, page))
+    return Answer(results.document(), lambda console: _show(console, results, out, page))
 
 
 def _show(console: Console, results: RunResults, out: Path, page: Path) -> None:

@@ -227,8 +227,12 @@ class RunResults(Record):
             DualLoRAError: the place cannot be written, or the config holds what JSON cannot.
         """
         check_json(self.config, "config")  # pydantic would write NaN as null
+        write_json_atomic(path, self.document())
+
+    def document(self) -> dict[str, Any]:
+        """What the file holds, with its checksum."""
         data = self.model_dump(mode="json", exclude={"checksum"})
-        write_json_atomic(path, data | {"checksum": _checksum(data)})
+        return data | {"checksum": _checksum(data)}
 
     @property
     def on_former_weights(self) -> bool:
