@@ -67,4 +67,4 @@ def test_that_every_gate_is_shut_is_told_once(backbone: Backbone) -> None:
     for t in range(2):
         learn(method, t, images(4, t), (2 * t, 2 * t + 1), shut)
         notes.append(method.log.notes)
-    assert notes == [["all gates are shut: the network moves no further, only heads will train"], []]
+    assert notes == [["all gates are shut: nothing of the adapter is left, the network is as it came"], []]

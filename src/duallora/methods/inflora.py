@@ -205,7 +205,6 @@ class InfLoRA(ReadingMethod):
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head, one pass for the second moments, a designed branch in every block."""
-        self.log = TaskLog()
         for site in self._sites():
             site.collect()
         super().begin_task(task, batches)

@@ -11,17 +11,7 @@ from torch import Tensor, nn
 from duallora.lowrank import AdaptedLinear, LowRank, slots
 from duallora.lowrank.gated import GatedLowRank, Gates
 from duallora.lowrank.saved import saved_tensor
-from duallora.methods.base import (
-    BackboneLike,
-    Batches,
-    MethodConfig,
-    Shrinkage,
-    State,
-    TaskInfo,
-    TaskLog,
-    part,
-    prefixed,
-)
+from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, part, prefixed
 from duallora.methods.reading import ReadingMethod
 
 Placement = tuple[Literal["query", "key", "value", "proj"], ...]
@@ -117,11 +107,6 @@ class LoRA(ReadingMethod):
         """What the newest head says of a batch."""
         return self.read.local_loss(features, labels)
 
-    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
-        """A new head."""
-        self.log = TaskLog()
-        super().begin_task(task, batches)
-
     def after_step(self) -> None:
         """The proximal step of the gates."""
         if self.gates:
@@ -133,9 +118,9 @@ class LoRA(ReadingMethod):
         before = sum(len(update.A) for update in gated)
         for update in gated:
             update.prune()
-        only = isinstance(self.config, LoRAConfig)  # SoRA begins each task anew
-        if only and before and not any(len(update.A) for update in gated):
-            self.log.notes.append("all gates are shut: the network moves no further, only heads will train")
+        own = isinstance(self.config, LoRAConfig)  # SoRA speaks for itself
+        if own and before and not any(len(update.A) for update in gated):
+            self.log.notes.append("all gates are shut: nothing of the adapter is left, the network is as it came")
         super().end_task(batches)
 
     def kept(self, update: LowRank) -> dict[str, Tensor]:

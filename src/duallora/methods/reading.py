@@ -15,6 +15,7 @@ from duallora.methods.base import (
     Output,
     State,
     TaskInfo,
+    TaskLog,
     each,
     part,
     prefixed,
@@ -49,6 +50,7 @@ class ReadingMethod(Method):
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """Rows, a new head and new Gaussians for the task's classes; the head starts as the config says."""
+        self.log = TaskLog()
         self.rows.add(task.index, task.classes)
         self.read.begin(task.classes)
         self.read.to(next(self.parameters()).device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from duallora.lowrank import slots
 from duallora.lowrank.directed import DirectedLinear
 from duallora.lowrank.directions import Norm, combination
-from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, TaskInfo, TaskLog
+from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, TaskInfo
 from duallora.methods.lora import Placement
 from duallora.methods.reading import ReadingMethod
 
@@ -122,7 +122,6 @@ class SDLoRA(ReadingMethod):
 
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head, a new direction in every map, magnitudes that train."""
-        self.log = TaskLog()
         old, start = self.magnitudes.detach(), self.config.magnitude
         if self.config.restart:
             old = torch.full_like(old, start)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from duallora.lowrank.gated import Gates, Threshold
-from duallora.methods.base import Batches, MethodConfig, TaskInfo, TaskLog
+from duallora.methods.base import Batches, MethodConfig
 from duallora.methods.folding import FoldingLoRA
 from duallora.methods.lora import AdapterConfig, Placement
 
@@ -60,11 +60,6 @@ class SoRA(FoldingLoRA):
 
     def _gates(self) -> Gates:
         return Gates(self.config.xi, self.config.gate_penalty, self.config.threshold)
-
-    def begin_task(self, task: TaskInfo, batches: Batches) -> None:
-        """A fresh update with all gates open, a new head."""
-        self.log = TaskLog()
-        super().begin_task(task, batches)
 
     def end_task(self, batches: Batches) -> None:
         """Prune and fold, then the pass of the read-out."""

@@ -107,7 +107,6 @@ class DualLoRA(ReadingMethod):
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head and fresh adapters."""
         self._task, self._learning = task.index, True
-        self.log = TaskLog()
         self.session = self._first_session(len(task.classes))
         self.carry = Carry() if self.config.carry and self.config.moves and task.index > 0 else None
         own: list[Extension | None] = [None] * len(self.sites)
@@ -115,6 +114,9 @@ class DualLoRA(ReadingMethod):
             for site in self._sites():
                 site.collect()
         super().begin_task(task, batches)
+        if task.index == 0 and self.config.has_first_session and not self.session:
+            few = f"its rehearsal takes {FEWEST} classes, the task has {len(task.classes)}"
+            self.log.notes.append(f"first session: none; {few}")
         if self._wants_own:
             own = [site.extension(task.index) for site in self._sites()]
         for site, extension in zip(self._sites(), own, strict=True):
@@ -127,7 +129,6 @@ class DualLoRA(ReadingMethod):
         if self._task > 0 or not cfg.has_first_session:
             return None
         if cfg.first_share is None and classes < FEWEST:
-            self.log.notes.append(f"first session: none; its rehearsal takes {FEWEST} classes, the task has {classes}")
             return None
         return FirstSession(self._sites(), cfg.first_share, classes, self.backbone.dim, cfg.shrinkage)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from duallora.methods.base import BackboneLike, Batches, State, TaskInfo, TaskLog
+from duallora.methods.base import BackboneLike, Batches, State, TaskInfo
 from duallora.methods.prompts.components import gram_schmidt, penalty, weights
 from duallora.methods.prompts.grown import Grown
 from duallora.methods.prompts.prefix import attach, inserted
@@ -85,7 +85,6 @@ class CODAPrompt(TwoPassMethod):
     def begin_task(self, task: TaskInfo, batches: Batches) -> None:
         """A new head and new components."""
         super().begin_task(task, batches)
-        self.log = TaskLog()
         for block, components in self._blocks():
             for name, part in components.parts():
                 part.grow(gram_schmidt(part(), self.config.components))
