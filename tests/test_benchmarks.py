@@ -23,6 +23,7 @@ from duallora.evaluation.results import RunResults
 from duallora.methods.registry import get_method
 from duallora.training.settings import TrainingSettings
 
+RATES = ("a third", "as recommended", "three times", "ten times", "thirty times")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PUBLISHED = sorted(folder for folder in RESULTS.iterdir() if folder.is_dir())
@@ -107,6 +108,8 @@ def test_searched_rates_are_the_best_that_the_search_found() -> None:
     for group, held in tables(lines).items():
         for line in held:
             config, mean = line.runs[0].config, line.figure("a_last").mean
+            if line.row.partition(", ")[::2] not in [(config["method"]["name"], rate) for rate in ("", *RATES)]:
+                continue  # another size, other epochs, the same at a second rate
             by_rate = found.setdefault((group, config["method"]["name"]), {})
             rate = config["training"]["learning_rate"]
             by_rate[rate] = max(mean, by_rate.get(rate, 0.0))

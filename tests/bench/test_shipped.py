@@ -12,6 +12,7 @@ from duallora.bench.include import shared, with_included
 from duallora.bench.load import load_suite, shipped_suites
 from duallora.bench.suite import Suite
 from duallora.compat import import_timm
+from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
 from duallora.methods.registry import get_method, list_methods
 from duallora.training.settings import TrainingSettings
@@ -45,19 +46,42 @@ def test_a_row_laid_over_the_shared_ones() -> None:
         with_included({"include": "standard", "rows": ["lora"]}, "suite 'mine'")
 
 
+RATES = {"a third": 1 / 3, "as recommended": 1, "three times": 3, "ten times": 10, "thirty times": 30}
+WITHOUT_SIZE = ("probe", "slca")
+SIZES = {"l2p": "length", "dualprompt": "expert_length", "codaprompt": "components"}  # halved and doubled; others: rank
+
+
 def test_every_method_that_trains_is_searched_alike() -> None:
-    """Five learning rates each, from a third of what it recommends to thirty times that, on the validation part."""
-    suite, rates = SUITES["search"], {}
-    for cell in make_grid("s", suite, Path("anywhere")).cells:
-        assert cell.config.stream.evaluate_on == "validation"
-        if cell.config.method.name != "ncm":
-            rates.setdefault(cell.config.method.name, []).append(cell.config.training.learning_rate)
+    """Five learning rates each, at one of them half and twice its size and twice the epochs, on validation images."""
+    cells = {cell.row: cell.config for cell in make_grid("s", SUITES["search"], Path("anywhere")).cells}
+    assert all(config.stream.evaluate_on == "validation" for config in cells.values())
+    variants: dict[str, dict[str, RunConfig]] = {}
+    for row, config in cells.items():
+        name, _, variant = row.partition(", ")
+        variants.setdefault(name, {})[variant] = config
     standard = with_included({"include": "standard"}, "here")["rows"].values()
     named = {row["method"]["name"] for row in standard} - {"ncm", "slda"}  # no gradient
-    assert set(rates) == named
-    for name, found in rates.items():
-        best = get_method(name).recommended.get("learning_rate", TrainingSettings().learning_rate)
-        assert found == pytest.approx([best * factor for factor in (1 / 3, 1, 3, 10, 30)], rel=0.05)
+    more = {"olora-slow", "inflora-slow", "codaprompt-slow", "sdlora-code"}
+    assert set(variants) - {"ncm"} == named | more
+    rows = with_included({"include": ["standard", "searched"]}, "here")["rows"]
+    for name in named | more:
+        held, method = variants[name], name.removesuffix("-slow").removesuffix("-code")
+        best = get_method(method).recommended.get("learning_rate", TrainingSettings().learning_rate)
+        own = rows.get(name, {}).get("training", {}).get("learning_rate", best)
+        if not name.endswith("-slow"):
+            found = {variant: config.training.learning_rate for variant, config in held.items() if variant in RATES}
+            assert found == pytest.approx({variant: best * factor for variant, factor in RATES.items()}, rel=0.05)
+        if name in ("joint", "sdlora-code"):
+            continue
+        longer = held["twice the epochs"].training
+        assert (longer.epochs, longer.learning_rate) == (2 * SUITES["search"].base.training["epochs"], own), name
+        if method not in WITHOUT_SIZE:
+            size = SIZES.get(method, "rank")
+            middle = held.get("as recommended", held["twice the epochs"]).method.options
+            usual = get_method(method).Config.model_validate(middle).model_dump()[size]
+            for variant, wanted in (("half the size", usual // 2), ("twice the size", 2 * usual)):
+                assert held[variant].method.options[size] == wanted, (name, variant)
+                assert held[variant].training.learning_rate == own
 
 
 def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
@@ -110,6 +134,9 @@ def test_some_published_figures() -> None:
     assert figures("cars-10", "c-lora", "clora") == (72.07, 1.12, 80.42, 0.81)
     assert figures("imagenet-r-10", "second-hand", "coso") == (80.72, None, 85.67, None)
     assert figures("imagenet-r-20", "second-hand", "inflora, run by others") == (71.46, 0.95, 78.32, None)
+    assert figures("cifar100-20-vit-b", "second-hand", "inflora, run by others") == (82.19, 1.33, 88.05, None)
+    log = SUITES["imagenet-r-10"].protocols["inflora"].figures["inflora, authors' logs"]
+    assert (log.task_il, log.task_id) == (87.57, 78.6)
 
 
 def figures(suite: str, protocol: str, method: str) -> tuple[float | None, ...]:

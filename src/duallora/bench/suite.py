@@ -64,6 +64,8 @@ class Figure(Closed):
     a_last_tasks: Percent | None = Field(None, description="as a mean over tasks")
     a_avg_tasks: Percent | None = Field(None, description="as a mean over tasks")
     forgetting: Annotated[float, Field(ge=-100, le=100)] | None = None
+    task_il: Percent | None = Field(None, description="a_last with the true task given")
+    task_id: Percent | None = Field(None, description="images whose task was found, after the last task")
     a_last_deviation: Percent | None = Field(None, description="as published: deviation or error, see `note`")
     a_avg_deviation: Percent | None = None
     a_last_tasks_deviation: Percent | None = None

@@ -163,7 +163,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     if probabilities.ndim not in (1, 2) or labels.shape != probabilities.shape[:1] or len(labels) == 0 or bins < 1:
         shapes = f"{tuple(probabilities.shape)}, {tuple(labels.shape)} and {bins}"
         raise DualLoRAError(f"calibration needs (n, classes) or (n,) probabilities, (n,) labels and bins; got {shapes}")
-    values = probabilities.detach().double()
+    values = probabilities.detach().cpu().double()  # MPS has no float64
     slack = 2e-2  # bfloat16 softmax
     in_range = bool(((values >= -slack) & (values <= 1 + slack)).all())
     if not in_range or (values.ndim == 2 and float((values.sum(1) - 1).abs().max()) > slack):

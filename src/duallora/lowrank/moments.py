@@ -31,7 +31,7 @@ class SecondMoment:
         if rows.dtype != torch.float64:
             rows = rows.float()
         with torch.autocast(rows.device.type, enabled=False):
-            self.sum += (rows.T @ rows).to("cpu", torch.float64)
+            self.sum += (rows.T @ rows).cpu().double()
         self.count += len(rows)
 
     def merge(self, other: SecondMoment) -> None:

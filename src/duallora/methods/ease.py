@@ -146,7 +146,7 @@ class EASE(Method):
         counts = torch.zeros(len(self._order), dtype=torch.float64)
         for images, labels in each(batches):
             at = self._local(labels).cpu()
-            sums.index_add_(0, at, torch.stack(self._subspaces(images), 1).to("cpu", torch.float64))
+            sums.index_add_(0, at, torch.stack(self._subspaces(images), 1).cpu().double())
             counts += torch.bincount(at, minlength=len(counts))
         self.measured.append((sums / counts.clamp_min(1).reshape(-1, 1, 1)).float())
         self.adapters.requires_grad_(False)

@@ -50,7 +50,7 @@ class ClassGaussians:
 
     def update(self, features: Tensor, rows: Tensor) -> None:
         """Add features (b, d) that belong to rows (b,)."""
-        x, rows = features.detach().to("cpu", torch.float64), rows.cpu()
+        x, rows = features.detach().cpu().double(), rows.cpu()
         self.counts.index_add_(0, rows, torch.ones(len(x), dtype=torch.float64))
         self.sums.index_add_(0, rows, x)
         self.outer.addmm_(x.T, x)

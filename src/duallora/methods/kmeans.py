@@ -17,7 +17,7 @@ def kmeans(x: Tensor, k: int, seed: int = 0) -> Tensor:
     >>> kmeans(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), 2).sort(0).values.flatten().tolist()
     [0.5, 10.5]
     """
-    x = x.detach().to("cpu", torch.float64)
+    x = x.detach().cpu().double()
     if len(x) <= k:
         return x[torch.arange(k) % len(x)]
     generator = torch.Generator().manual_seed(seed)

@@ -52,7 +52,7 @@ class NCM(Method):
     def end_task(self, batches: Batches) -> None:
         """One pass: sum the normalised features of each class."""
         for images, labels in each(batches):
-            x = F.normalize(self.encode(images).features, dim=1).to("cpu", torch.float64)
+            x = F.normalize(self.encode(images).features, dim=1).cpu().double()
             at = (labels.cpu().unsqueeze(1) == self._order).long().argmax(1) + self._first
             self.sums.index_add_(0, at, x)
 

@@ -34,6 +34,7 @@ class Ridge:
             local: (n,) row of each within the task.
             rows: how many rows the task has.
         """
+        h, local = (value.to(wide(value.device)) for value in (h, local))
         y = F.one_hot(local, rows)
         held = held_out(local)
         if 0 < int(held.sum()) < len(h):
@@ -46,7 +47,8 @@ class Ridge:
     def weight(self, device: torch.device) -> Tensor:
         """W^T (R, M), float32, solved on `device` when first asked for."""
         if self._weight is None:
-            self._weight = solve(self.G.to(device), self.C.to(device), float(self.ridge)).T.float()
+            at = wide(device)
+            self._weight = solve(self.G.to(at), self.C.to(at), float(self.ridge)).T.float()
         return self._weight.to(device)
 
     def state(self) -> dict[str, Tensor]:
@@ -58,6 +60,15 @@ class Ridge:
         shapes = {"G": self.G.shape, "C": (len(self.G), None), "lambda": ()}
         self.G, self.C, self.ridge = (saved_tensor(state, k, shape, "ridge.").clone() for k, shape in shapes.items())
         self._weight = None
+
+
+def wide(device: torch.device) -> torch.device:
+    """Where to compute in float64 for a device: on it, but on the CPU for Apple's MPS, which has no float64.
+
+    >>> wide(torch.device("cuda", 1)), wide(torch.device("mps"))
+    (device(type='cuda', index=1), device(type='cpu'))
+    """
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def held_out(local: Tensor) -> Tensor:

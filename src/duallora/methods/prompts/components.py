@@ -35,7 +35,7 @@ def gram_schmidt(earlier: Tensor, count: int) -> Tensor:
 
     Once all directions are taken, further rows are random unit vectors.
     """
-    taken = earlier.detach().to("cpu", torch.float64).flatten(1)
+    taken = earlier.detach().cpu().double().flatten(1)
     wide = taken.shape[1]
     basis, new = torch.zeros(0, wide, dtype=torch.float64), []
     for row in [*taken, *torch.randn(count, wide, dtype=torch.float64)]:
