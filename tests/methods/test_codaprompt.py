@@ -105,3 +105,20 @@ def test_earlier_components_stay(backbones: Callable[..., Backbone]) -> None:
         assert torch.equal(part()[:6], state[name])
         assert not torch.equal(part()[6:], untrained[name][6:]), name
     assert torch.equal(method.query(images()), plain)
+
+
+def test_every_block_has_prompts_of_its_own(backbone: Backbone) -> None:
+    method, x, seen = taught(backbone), images(seed=8), {}
+    for b, attention in enumerate(backbone.attention):
+        attention.register_forward_pre_hook(
+            lambda *_, b=b: seen.update({b: getattr(method.sites.get(b), "prefix", None)})
+        )
+    with torch.no_grad():
+        q = method.query(x)
+        assert all(prefix is None for prefix in seen.values())  # the query sees the frozen network
+        method.prompted(x, q)
+        wanted = {b: c.prefix(q) for b, c in method._blocks()}
+    assert len(wanted) > 1 and not torch.allclose(wanted[0], wanted[1])
+    assert set(seen) == set(range(backbone.depth))
+    for b, prefix in seen.items():
+        assert torch.equal(prefix, wanted[b]) if b in wanted else prefix is None
