@@ -174,6 +174,13 @@ def test_published_figures_stand_beside_with_their_source(filled: Callable[..., 
     assert "**99.5" not in text  # not ours to be best with
 
 
+@pytest.mark.parametrize(("images", "told"), [(753, False), (754, True), (None, False)])
+def test_runs_on_less_than_was_published_say_so(filled: Callable[..., Any], images: int | None, told: bool) -> None:
+    _, index, lines = filled(images=images)
+    for text in (markdown(index, list(lines.values())), page(index, list(lines.values()))):
+        assert ("Runs here had 753 images; as published the data set has 754" in text) is told
+
+
 def test_by_read_out_each_training_stands_once_in_the_suites_order(filled: Callable[..., Any]) -> None:
     grid, index, lines = filled()
     (grid.folder / "suite.json").write_text(index.model_dump_json())

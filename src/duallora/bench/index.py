@@ -34,6 +34,7 @@ class Index(Closed):
     about: str = ""
     protocol: dict[str, str] | None = Field(None, description="facts of the publication's protocol that is followed")
     runs_per_row: int | None = Field(None, description="class orders times seeds")
+    images: int | None = Field(None, description="of the data set as published, training and test")
     rows: dict[str, RowRecord]
     published: dict[str, Figure] = Field(default_factory=dict)
 
@@ -54,6 +55,7 @@ class Index(Closed):
             about=grid.suite.about,
             protocol=facts,
             runs_per_row=len(grid.cells) // len(rows),
+            images=grid.suite.images,
             rows=rows,
             published=dict(told.figures) if told is not None else {},
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from duallora.bench.aggregate import FIGURES, TITLES, Line, best, costs, tables
 from duallora.bench.index import Index
-from duallora.bench.table import KINDS, TIMED, device_of, facts, source_of
+from duallora.bench.table import KINDS, TIMED, device_of, facts, not_whole, source_of
 from duallora.report.charts import Curves, curves
 from duallora.report.summary import Figure
 from duallora.report.templating import rendered
@@ -39,12 +39,13 @@ def page(index: Index, lines: Sequence[Line]) -> str:
     hue_of = _hues(measured)
     numbers = {line.label: n for n, line in enumerate([line for line in lines if line.published], 1)}
     trainings = list({line.row: line for line in reversed(measured)}.values())[::-1]
+    runs = [run for line in measured for run in line.runs]
     spent = [(line, line.timed.seconds, costs(line) | {"device": device_of(line)}) for line in trainings]
     return rendered(
         "bench.html.j2",
         "duallora.bench",
         index=index,
-        facts=facts([run for line in measured for run in line.runs]).replace("`", ""),
+        facts=" ".join([facts(runs).replace("`", ""), not_whole(index, runs)]).strip(),
         heads=list(FIGURES.values()),
         tables=[_section(TITLES[group], held, hue_of, numbers) for group, held in tables(lines).items()],
         timed=TIMED,

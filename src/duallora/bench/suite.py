@@ -110,5 +110,8 @@ class Suite(Closed):
     seeds: Seeds | None = Field(
         None, description="seeds of weights and batches, every order with each; the base's by default"
     )
+    images: int | None = Field(
+        None, ge=1, description="of the data set as published, training and test; tables say where runs had others"
+    )
     rows: dict[str, Row] = Field(min_length=1)
     protocols: dict[str, Protocol] = Field(default_factory=dict)

@@ -110,7 +110,8 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
     if not measured:
         return "No run has finished yet.\n"
     sources = {line.label: number for number, line in enumerate([x for x in lines if x.published], 1)}
-    parts = [facts([run for line in measured for run in line.runs]), *_protocol(index)]
+    runs = [run for line in measured for run in line.runs]
+    parts = [facts(runs), *filter(None, [not_whole(index, runs)]), *_protocol(index)]
     grouped = tables(lines)
     if brief:
         parts[0] += " Each row by that of its read-outs whose A last is highest."
@@ -135,6 +136,18 @@ def facts(runs: Sequence[RunResults]) -> str:
         f"{tasks} tasks, {train} training and {test} test images in all; backbone {', '.join(backbones)}; "
         f"{runs[0].machine.cpu}, device {'; '.join(machines)}; {max(r.finished for r in runs):%Y-%m-%d}. "
         "Percent, mean ± deviation over class orders and seeds."
+    )
+
+
+def not_whole(index: Index, runs: Sequence[RunResults]) -> str:
+    """That runs had other images than the data set has as it is published; empty where they had all of them."""
+    found = {sum(task.train_images + task.test_images for task in run.tasks) for run in runs} - {index.images}
+    if index.images is None or not found:
+        return ""
+    counts = " and ".join(f"{count:,}" for count in sorted(found))
+    return (
+        f"Runs here had {counts} images; as published the data set has {index.images:,}, and figures of others are of "
+        "all of them."
     )
 
 
