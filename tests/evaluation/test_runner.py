@@ -150,7 +150,10 @@ def test_a_run_killed_as_it_began_begins_again(tmp_path: Path) -> None:
 def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = runner.run(config("ncm"), tmp_path / "run", progress=False)
     monkeypatch.setattr(runner, "build_stream", lambda c: pytest.fail("done again"))
+    left = tmp_path / "run" / "checkpoints" / "task-001"
+    left.mkdir(parents=True)  # as when it is killed between its results and the clearing away
     assert runner.run(config("ncm"), tmp_path / "run", progress=False) == first
+    assert not left.exists()
 
 
 def test_a_run_that_took_more_images_at_once_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,7 @@ def _run(config: RunConfig, out: Path, resume: bool, redo: bool, progress: bool)
             raise DualLoRAError(
                 f"'{out}' holds a run on former weights of the bundled backbone; give another --out, or {REDO}"
             )
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # where it was killed before they were cleared away
         return finished
     stream = build_stream(config.stream)
     tests = [_evaluated(task, config.stream) for task in stream]
