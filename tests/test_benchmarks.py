@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -168,3 +169,30 @@ def test_tables_of_single_files() -> None:
     text = docs.drift({"relative_drift": moved, "factor_against_lora": {"lora": [None, 1.0], "ours": [None, 100.0]}})
     assert "| ours | drift | 0.0000 | 0.0050 |" in text
     assert "| ours | `lora` moves so many times as far | - | 100 |" in text
+
+
+MORE = ("half the size", "twice the size", "twice the epochs")
+BETTER_LONGER = {"olora", "inflora"}  # docs/benchmarks.md says so, and where that leaves them
+
+
+def test_sizes_and_epochs_are_those_that_the_search_found() -> None:
+    """Another size or twice the epochs raises the best line of a row by a point at most: so much is chance."""
+    rows = with_included({"include": ["standard", "searched"]}, "here")["rows"]
+    lines = [line for line in collect(RESULTS / "search", Index.load(RESULTS / "search")) if line.runs]
+
+    def best(name: str, variants: tuple[str, ...], row: dict[str, Any], rate: float | None = None) -> float:
+        shown, wanted = row.get("readouts"), {f"{name}, {variant}" for variant in variants}
+        held = [line for line in lines if line.row in wanted and (shown is None or line.readout in shown)]
+        return max(
+            line.figure("a_last").mean
+            for line in held
+            if rate in (None, line.runs[0].config["training"]["learning_rate"])
+        )
+
+    compared = {line.row.partition(", ")[0] for line in lines if line.row.partition(", ")[2] in MORE}
+    for name in compared:
+        method, row = rows[name]["method"]["name"], rows[name]
+        recommended = get_method(method).recommended.get("learning_rate", TrainingSettings().learning_rate)
+        usual = best(method, RATES, row, row.get("training", {}).get("learning_rate", recommended))
+        assert (best(name, MORE, row) > usual + 0.01) is (name in BETTER_LONGER), name
+    assert {"duallora", "ranpac", "clora", "slca", *BETTER_LONGER} <= compared
