@@ -82,6 +82,8 @@ def test_every_method_that_trains_is_searched_alike() -> None:
             for variant, wanted in (("half the size", usual // 2), ("twice the size", 2 * usual)):
                 assert held[variant].method.options[size] == wanted, (name, variant)
                 assert held[variant].training.learning_rate == own
+    both = [variants["duallora"][f"{much} the size"].method.options["class_rank"] for much in ("half", "twice")]
+    assert both == [8, 32]  # of 16
 
 
 def test_protocols_decide_over_weights_order_and_epochs(tmp_path: Path) -> None:
