@@ -119,6 +119,12 @@ def own_tables(row: dict[str, Any]) -> list[str]:
     return [group for group, found in kept.items() if found]
 
 
+def rate_of(row: dict[str, Any]) -> float:
+    """The learning rate that a row trains at: its own, else what the method recommends."""
+    recommended = get_method(row["method"]["name"]).recommended
+    return row.get("training", recommended).get("learning_rate", TrainingSettings().learning_rate)
+
+
 def test_searched_rates_are_the_best_that_the_search_found() -> None:
     """Within half a point in each table; class Gaussians below `ncm` may stay there."""
     lines = [line for line in collect(RESULTS / "search", Index.load(RESULTS / "search")) if line.runs]
@@ -130,13 +136,11 @@ def test_searched_rates_are_the_best_that_the_search_found() -> None:
             by_rate[rate] = max(line.figure("a_last").mean, by_rate.get(rate, 0.0))
     seen = set()
     for name, row in with_included({"include": ["standard", "searched"]}, "here")["rows"].items():
-        recommended = get_method(row["method"]["name"]).recommended
-        rate = row.get("training", recommended).get("learning_rate", TrainingSettings().learning_rate)
         for group in own_tables(row):
             key = group, name.removesuffix("-slow")
             if by_rate := found.get(key):
                 most = max(by_rate.values())
-                assert by_rate[rate] >= most - 0.005 or (group == "statistics" and most < ncm), (name, group)
+                assert by_rate[rate_of(row)] >= most - 0.005 or (group == "statistics" and most < ncm), (name, group)
                 seen.add(key)
     assert seen == set(found)
 
@@ -156,9 +160,7 @@ def test_sizes_and_epochs_are_those_that_the_search_found() -> None:
     for group, name, variant, line in searched():
         for row in {name, f"{name}-slow"} & set(rows) if variant in RATES else {name} & set(rows):
             if (variant in MORE or variant in RATES) and group in own_tables(rows[row]):
-                recommended = get_method(rows[row]["method"]["name"]).recommended
-                rate = rows[row].get("training", recommended).get("learning_rate", TrainingSettings().learning_rate)
-                if line.runs[0].config["training"]["learning_rate"] == rate:
+                if line.runs[0].config["training"]["learning_rate"] == rate_of(rows[row]):
                     key = group, row, variant in MORE
                     best[key] = max(line.figure("a_last").mean, best.get(key, 0.0))
     lines = collect(RESULTS / "search", Index.load(RESULTS / "search"))
