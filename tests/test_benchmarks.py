@@ -158,11 +158,13 @@ def test_sizes_and_epochs_are_those_that_the_search_found() -> None:
     rows = with_included({"include": ["standard", "searched"]}, "here")["rows"]
     best: dict[tuple[str, str, bool], float] = {}
     for group, name, variant, line in searched():
+        if variant not in (*MORE, *RATES):
+            continue
         for row in {name, f"{name}-slow"} & set(rows) if variant in RATES else {name} & set(rows):
-            if (variant in MORE or variant in RATES) and group in own_tables(rows[row]):
-                if line.runs[0].config["training"]["learning_rate"] == rate_of(rows[row]):
-                    key = group, row, variant in MORE
-                    best[key] = max(line.figure("a_last").mean, best.get(key, 0.0))
+            own_rate = line.runs[0].config["training"]["learning_rate"] == rate_of(rows[row])
+            if own_rate and group in own_tables(rows[row]):
+                key = group, row, variant in MORE
+                best[key] = max(line.figure("a_last").mean, best.get(key, 0.0))
     lines = collect(RESULTS / "search", Index.load(RESULTS / "search"))
     ncm = next(line.figure("a_last").mean for line in lines if line.row == "ncm")
     compared = {
