@@ -175,6 +175,16 @@ def test_sizes_and_epochs_are_those_that_the_search_found() -> None:
         assert (gain > 0.01) is ((group, name) in BETTER), (group, name, gain)
     assert {name for _, name in compared} >= {"duallora", "ranpac", "clora", "slca"}
     assert compared >= BETTER
+    resized = with_included({"include": "resized"}, "here")["rows"]
+    assert {name.rpartition("-")[0] for name in resized} == {name for _, name in BETTER}
+    for row in resized.values():  # each is trained as the best line of its method in the search was
+        name = row["method"]["name"]
+        (group,) = (group for group, better in BETTER if better == name)
+        held = [line for at, of, _, line in searched() if (at, of) == (group, name)]
+        best_run = max(held, key=lambda line: line.figure("a_last").mean).runs[0].config
+        suite = load_suite("cifar100-10-small")[1]
+        assert {**suite.base.training, **row["training"]}.items() <= best_run["training"].items(), name
+        assert row["method"].get("options", {}).items() <= best_run["method"]["options"].items(), name
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     told = page[page.index("Another size or twice the epochs") :].partition("\n\n")[0]
     assert all(f"`{name}`" in told for _, name in BETTER)

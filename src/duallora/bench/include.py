@@ -13,7 +13,7 @@ def shared(kind: str) -> list[str]:
     """Names that `include` takes, among "rows" or in one of "protocols".
 
     >>> shared("rows")
-    ['searched', 'standard', 'vit-b']
+    ['resized', 'searched', 'standard', 'vit-b']
     """
     return list(shipped(f"bench/{kind}"))
 
