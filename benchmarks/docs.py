@@ -7,7 +7,8 @@ A page says where a table goes by a line `<!-- table: NAME -->`, `<!-- table: NA
 and columns, `<!-- table: NAME by read-out -->` for a line per training with a column per read-out, or
 `<!-- table: NAME by variant -->` for rows called "method, variant". What stands between it and `<!-- end -->` is
 replaced by the tables of benchmarks/results/NAME, a folder of runs, or of NAME.json, as drift.py and speed.py write
-it; NAME `suites` is the list of those that are shipped.
+it; NAME `suites` is the list of those that are shipped. After `<!-- margins: NAME NAME -->` comes by how much
+DualLoRA is above others in these suites.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from duallora.bench.load import load_suite, shipped_suites
+from duallora.bench.margins import margins_table
 from duallora.bench.table import folder_table, readouts_table, variants_table
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"(<!-- table: (?P<name>[\w-]+)(?P<how> brief| by read-out| by variant)? -->\n).*?(<!-- end -->)", re.DOTALL
 )
+
+MARGINS = re.compile(r"(<!-- margins: (?P<names>[\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def speed(figures: dict[str, Any]) -> str:
@@ -98,7 +102,11 @@ def filled(text: str, results: Path) -> str:
         written = TABLES[block["how"]](held)
         return f"{block[1]}\n{written.strip()}\n\n{block[4]}"
 
-    return BLOCK.sub(table, text)
+    def margins(block: re.Match[str]) -> str:
+        held = [folder for name in block["names"].split() if (folder := results / name).is_dir()]
+        return f"{block[1]}\n{margins_table(held)}\n{block[3]}" if held else block[0]
+
+    return MARGINS.sub(margins, BLOCK.sub(table, text))
 
 
 def main() -> None:

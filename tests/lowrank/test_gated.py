@@ -59,6 +59,16 @@ def test_nothing_left_is_a_zero_update_that_can_begin_again() -> None:
     assert (update.gate != 0).all() and not update.B.any()
 
 
+def test_gates_start_normal() -> None:
+    torch.manual_seed(0)
+    again = GatedLowRank(7, 5, 1)
+    again.restart(20_000)
+    for gate in (GatedLowRank(7, 5, 20_000).gate, again.gate):
+        g = gate.detach().double()
+        assert abs(float(g.mean())) < 0.03 and abs(float(g.std()) - 1) < 0.02
+        assert abs(float((g**4).mean()) - 3) < 0.25  # of a uniform law it is 1.8, of signs 1
+
+
 def test_the_penalty_is_the_mean_over_all_gates_and_the_step_reaches_all() -> None:
     updates, gates = [made([1.0, -2.0]), made([0.5])], Gates(xi=0.6, penalty=3.0)
     assert gates.loss(updates).item() == pytest.approx(3 * (1 + 2 + 0.5) / 3)

@@ -153,6 +153,18 @@ def test_training_and_the_other_readouts_are_those_of_the_method_alone(backbones
     assert not torch.equal(last, outputs[1][0])
 
 
+def test_the_ridge_widens_what_is_drawn(backbone: Backbone) -> None:
+    kind = get_method("probe+align")
+    method = kind(backbone, kind.Config(align={"samples": 20000, "ridge": 4.0, "fade": 0.0, "epochs": 1}))
+    x = [torch.randn(80, 3, 16, 16, generator=torch.Generator().manual_seed(t)) for t in range(2)]
+    for t, classes in enumerate([(0, 1), (2, 3)]):
+        learn(method, t, x[t], classes)
+    own = method.encode(x[1]).features[torch.arange(80) % 2 == 0, : backbone.dim].detach().double()
+    drawn, rows = method._drawing([2, 2], torch.device("cpu"))()
+    expected = np.cov(own.numpy().T) + 4.0 * np.eye(backbone.dim)
+    np.testing.assert_allclose(np.cov(drawn[rows == 2].double().numpy().T), expected, atol=0.15)
+
+
 @pytest.mark.parametrize("covariance", ["class", "shared"])
 def test_drawn_features_have_each_class_s_mean_and_covariance(covariance: str, backbone: Backbone) -> None:
     kind, spread = get_method("probe+align"), (0.1, 1.0, 0.4, 0.4)

@@ -43,6 +43,25 @@ def test_tasks_in_turn_give_the_ridge_regression_of_all_at_once() -> None:
     np.testing.assert_allclose(ridge.weight(torch.device("cpu")).numpy(), reference.coef_, atol=1e-6)
 
 
+def test_each_task_chooses_lambda_on_its_own_fifth() -> None:
+    """Of its images four fifths are fitted, the fifth judges: not the other way round, and not once for all tasks."""
+    g, ridge, chosen = torch.Generator().manual_seed(0), Ridge(40), []
+    for noise in (0.7, 0.2):
+        rows = torch.arange(200) % 3
+        h = noise * torch.randn(len(rows), 40, generator=g) + torch.randn(3, 40, generator=g)[rows]
+        y, held = np.eye(3)[rows.numpy()], held_out(rows).numpy()
+        best = []
+        for fit in (~held, held):
+            H = h.double().numpy()
+            errors = [((regressed(H[fit], y[fit], r).predict(H[~fit]) - y[~fit]) ** 2).mean() for r in LAMBDAS]
+            best.append(LAMBDAS[int(np.argmin(errors))])
+        ridge.learn(h, rows, 3)
+        assert float(ridge.ridge) == best[0]
+        chosen.append(best)
+    assert chosen[0][0] != chosen[0][1]  # the other way round would be seen
+    assert chosen[0][0] != chosen[1][0]
+
+
 @pytest.mark.parametrize("images_of_the_task", [30, 200])  # fewer and more than the 40 features
 def test_lambda_has_the_least_error_on_what_is_held_out(images_of_the_task: int) -> None:
     g = torch.Generator().manual_seed(images_of_the_task)

@@ -14,6 +14,7 @@ from duallora.bench.suite import Figure as Published
 from duallora.bench.suite import Group
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
+from duallora.report.numbers import share
 from duallora.report.summary import Figure, MethodGroup, over
 
 # Read-outs that answer by trained heads, with at most bases or a Gaussian of a task's images as one: all others keep
@@ -134,20 +135,23 @@ def tables(lines: Sequence[Line]) -> dict[Group, list[Line]]:
     return out
 
 
-def best(lines: Sequence[Line], name: str) -> Line | None:
-    """The best line of a table in one figure, lines of reference and other people's figures apart.
+def best(lines: Sequence[Line], name: str) -> list[Line]:
+    """The best lines of a table in one figure, as tables print it; lines of reference and other people's figures apart.
 
     Only lines that have seen all class orders that any has: a mean over others may be higher for their sake alone.
     """
     rivals = [line for line in lines if line.kind == "measured" and line.figure(name) is not None]
-    fullest = max((_seen(line) for line in rivals), key=len, default=frozenset())
-    rivals = [line for line in rivals if _seen(line) == fullest]
-    return max(rivals, key=lambda line: _mean(line, name)) if len({line.row for line in rivals}) > 1 else None
+    fullest = max((seen(line) for line in rivals), key=len, default={})
+    rivals = [line for line in rivals if seen(line).keys() == fullest.keys()]
+    if len({line.row for line in rivals}) < 2:
+        return []
+    most = share(max(_mean(line, name) for line in rivals))
+    return [line for line in rivals if share(_mean(line, name)) == most]
 
 
-def _seen(line: Line) -> frozenset[tuple[tuple[str, ...], int]]:
-    """What a line's runs learned one after the other (of domains the names tell it, not the classes), and seeds."""
-    return frozenset(((*(task.name for task in run.tasks), *run.class_order), run.seed) for run in line.runs)
+def seen(line: Line) -> dict[tuple[tuple[str, ...], int], RunResults]:
+    """A line's runs by what they learned one after the other (of domains the names tell it) and by seed."""
+    return {((*(task.name for task in run.tasks), *run.class_order), run.seed): run for run in line.runs}
 
 
 def costs(line: Line) -> dict[str, float]:

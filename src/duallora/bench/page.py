@@ -73,7 +73,7 @@ def _section(title: str, lines: Sequence[Line], hue_of: Mapping[str, int], numbe
     rows = []
     for line in lines:
         note = f" [{numbers[line.label]}]" if line.published else KINDS.get(line.kind, "")
-        rows.append(Entry(line, note, [(line.figure(name), leaders.get(name) is line) for name in FIGURES]))
+        rows.append(Entry(line, note, [(line.figure(name), line in leaders.get(name, ())) for name in FIGURES]))
     drawn = [(line.label, curve) for line in lines if line.runs and (curve := line.group.curve)]
     named = [(label, hue_of[label], curve) for label, curve in drawn]
     wide = len(drawn[0][1]) > 1 if drawn else False

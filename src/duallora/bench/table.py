@@ -178,7 +178,7 @@ def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> 
     for line in lines:
         label = _cell(line.label) + KINDS.get(line.kind, "")
         figures = [percent(line.figure(name)) for name in columns]
-        figures = [f"**{x}**" if leaders.get(n) is line else x for n, x in zip(columns, figures, strict=True)]
+        figures = [f"**{x}**" if line in leaders.get(n, ()) else x for n, x in zip(columns, figures, strict=True)]
         if line.published is not None:
             rows.append([f"{label} [{sources[line.label]}]", "", "-", *figures, *(["-", "-"] if brief else [])])
             continue

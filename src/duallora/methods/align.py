@@ -109,11 +109,11 @@ class Aligned(ReadingMethod):
     From the public code of SLCA, and of InfLoRA+CA but for what is said: the defaults of `AlignSettings`; the fading of
     means, of which the paper is not known here to speak; the restored heads (InfLoRA+CA goes on from the aligned ones).
     That code's InfLoRA differs from `inflora`, which "inflora+align" is built on: GPM that only stores what is used, on
-    CIFAR-100 with rank 5, SGD at 0.001 and heads at 0.01. Chosen here: `rescale`, since heads of other methods may be
-    larger by orders of magnitude, and the gradient of normalised logits smaller by as much (the heads of `slca` itself
-    hardly mind: it gains or loses less than a point by `rescale=False`, as its authors have it); rows of one class,
-    where a class comes again, do not compete; confidence is that of the normalised logits, whose argmax is that of the
-    plain ones; a class of one image is drawn with the shared covariance.
+    CIFAR-100 with rank 5, SGD at 0.001, heads at 0.01 and logits that are not normalised. Chosen here: `rescale`, since
+    heads of other methods may be larger by orders of magnitude, and the gradient of normalised logits smaller by as
+    much (the heads of `slca` itself hardly mind: it gains or loses less than a point by `rescale=False`, as its authors
+    have it); rows of one class, where a class comes again, do not compete; confidence is that of the normalised logits,
+    whose argmax is that of the plain ones; a class of one image is drawn with the shared covariance.
     """
 
     config: Any  # has .align

@@ -71,7 +71,8 @@ class CoLoR(ReadingMethod):
 
     Where public sources are silent or were not seen: that the k-means is that of S-Prompts (l2 norm, k = 5, centroids
     not normalised again) is inferred from the authors' library; rank and placement were not seen, and are the library's
-    rank and LoRA's own choice of queries and values. The head of the chosen task alone answers, so rows of other tasks
+    rank and LoRA's own choice of queries and values; nor whether heads are shared (here one per task) or which feature
+    is clustered (here the final one). The head of the chosen task alone answers, so rows of other tasks
     get their log-probability within their task less a constant that nothing bridges. "gaussian" is the library's common
     read-out: all rows compete on the features of the chosen adapter, so a wrong choice can still be put right.
     """

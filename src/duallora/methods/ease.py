@@ -59,6 +59,9 @@ class EASE(Method):
 
         cos(f_i, p_i^c) + alpha / (T - 1) sum_{s != i} cos(f_s, p_s^c).
 
+    f_t are the features of all levels of the backbone, as every method's statistics here are; the paper's are the
+    final class token alone (`levels: 0`, row `ease-final` of the suites).
+
     Trains: the newest adapter and head. Frozen: the backbone and earlier adapters. Kept per task: an adapter, and for
     each class of task t its t + 1 measured prototypes (synthesised ones follow from these). T passes per image after T
     tasks, one more with `beta`.

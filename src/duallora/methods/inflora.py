@@ -178,7 +178,8 @@ class InfLoRA(ReadingMethod):
     - A first task that uses more than d / 2 directions is stored by its complement; the authors' code stores the
       used directions themselves under the mode for free ones, a case that its settings do not reach.
     - Published settings: Adam at 5e-4 for 20 epochs (both `recommended`; CIFAR-100, `lamb` 0.95) or 50 (ImageNet-R,
-      `lamb` 0.98); on DomainNet SGD, with `head_rate` 2.
+      `lamb` 0.98); on DomainNet SGD, with `head_rate` 2. Batches of 128 and the cosine over epochs of that code are not
+      taken over: batches, cosine over steps, warm-up and clipping of gradients are the library's, as for every method.
     """
 
     name: ClassVar[str] = "inflora"

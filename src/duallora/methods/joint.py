@@ -28,7 +28,8 @@ class JointConfig(LoRAConfig):
 class Joint(LoRA):
     """One LoRA adapter and one head trained on the images of all tasks at once, afresh at every task.
 
-    It keeps every image, so it is only a yardstick: what the same adapter could reach if nothing were ever thrown away.
+    It keeps every image, so it is only a yardstick: what the same adapter, W_0 + scale B A as in `lora`, could reach if
+    nothing were ever thrown away.
 
     Trains, at every task anew: A and B of `placement`, one head over all rows, by cross-entropy over classes. Frozen:
     the backbone. Kept: the update, the head, class Gaussians for the other read-outs, all images. One pass per image.

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from duallora.lowrank import AdaptedLinear, LowRank, slots
-from duallora.lowrank.gated import GatedLowRank, Gates
+from duallora.lowrank.gated import GatedLowRank, Gates, Threshold
 from duallora.lowrank.saved import saved_tensor
 from duallora.methods.base import BackboneLike, Batches, MethodConfig, Shrinkage, State, part, prefixed
 from duallora.methods.reading import ReadingMethod
@@ -32,25 +32,43 @@ class AdapterConfig(MethodConfig):
     shrinkage: Shrinkage = Field("oas", description="of the covariance of the Gaussian read-out")
 
 
-class LoRAConfig(AdapterConfig):
+class GateConfig(AdapterConfig):
+    """How gates on rank directions are shut, where there are any."""
+
+    xi: float = Field(
+        Gates.xi, ge=0, description="step of the proximal map, taken after every update of the parameters"
+    )
+    gate_penalty: float = Field(Gates.penalty, ge=0, description="weight of the mean |g| in the loss")
+    threshold: Threshold = Field(
+        Gates.threshold, description="prox: the textbook's soft threshold; dead-zone: gates below 2 xi go to zero"
+    )
+
+    def gates(self) -> Gates:
+        """As these options have it."""
+        return Gates(self.xi, self.gate_penalty, self.threshold)
+
+
+class LoRAConfig(GateConfig):
     """Options of `lora` and `joint`."""
 
     sparse: bool = Field(
         False,
-        description="a gate on every rank direction, as in `sora`; after a task those whose gate is zero are dropped, "
-        "the others train on",
+        description="a gate on every rank direction, as in `sora` and with its `xi`, `gate_penalty` and `threshold`, "
+        "which do nothing otherwise; after a task directions whose gate is zero are dropped, the others train on",
     )
 
 
 class LoRA(ReadingMethod):
-    """One LoRA adapter trained on every task in turn (Hu et al. 2022), the baseline that shows forgetting.
+    """One LoRA adapter trained on every task in turn (Hu et al. 2022, arXiv 2106.09685): shows forgetting.
+
+    A map W_0 (rows, d) becomes W_0 + scale B A, with A (r, d) random and B (rows, r) = 0 before the first task.
 
     Trains: A (r, d) and B (rows, r) of every adapted map, the newest head (local cross-entropy). Frozen: the backbone
     and the earlier heads. Kept per task: a head (and class Gaussians for the other read-outs). One pass per image.
 
-    With `sparse` each rank direction has a gate, and training shuts some (see `duallora.methods.sora`, whose default
-    penalty and threshold hold here): the rank of the one adapter can only fall from task to task. Where every gate of
-    every map is shut nothing but heads trains from then on, and a note says so.
+    With `sparse` each rank direction has a gate, and training shuts some (see `duallora.methods.sora`): the rank of
+    the one adapter can only fall from task to task. Where every gate of every map is shut nothing but heads trains from
+    then on, and a note says so.
     """
 
     name: ClassVar[str] = "lora"
@@ -74,7 +92,8 @@ class LoRA(ReadingMethod):
 
     def _gates(self) -> Gates | None:
         """How gates are shut, where there are any."""
-        return Gates() if getattr(self.config, "sparse", False) else None
+        config = self.config
+        return config.gates() if isinstance(config, LoRAConfig) and config.sparse else None
 
     def adapted(self) -> list[AdaptedLinear]:
         """The wrapped maps."""

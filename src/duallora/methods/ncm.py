@@ -28,7 +28,8 @@ class NCM(Method):
     """Frozen backbone, cosine to the nearest class mean: the no-adaptation row.
 
     As SimpleCIL (Zhou et al. 2023, arXiv 2303.07338), but for the means, which are of normalised features, so that no
-    image weighs more than another. Nothing trains. Kept per task: one mean per class. One pass per image.
+    image weighs more than another: class c scores cos(f, mu_c), mu_c the mean of f' / |f'| over its images. Nothing
+    trains. Kept per task: one mean per class. One pass per image.
     """
 
     name: ClassVar[str] = "ncm"

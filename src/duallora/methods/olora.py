@@ -42,7 +42,8 @@ class OLoRA(FoldingLoRA):
     that task's classes and joined to the others for prediction. The paper sums squares ("squared"); the authors'
     trainer absolute values, and the weight 0.5 is that of its scripts; whether it suits a vision backbone is not said
     anywhere. Those scripts also scale updates by alpha / r = 4 and drop inputs out at 0.1: here neither. Their optional
-    penalty on the norm of the new factors, which they leave off, is left out.
+    penalty on the norm of the new factors, which they leave off, is left out. Rate and epochs of language models say
+    nothing here: they are the library's.
     """
 
     name: ClassVar[str] = "olora"

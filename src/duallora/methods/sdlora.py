@@ -98,6 +98,8 @@ class SDLoRA(ReadingMethod):
     - `absorb`: one set of coefficients for all blocks and maps, as the magnitudes are shared; the residual is squared,
       summed over them and divided by the direction's own square. How the paper scales its 9e-4 was not found.
     - `reduced`: tasks are counted from one.
+    - Heads start from small random weights and no bias, in every method here; the authors' from PyTorch's default.
+    - Batches of 128 are not taken over; cosine, warm-up and clipping of gradients are the library's under the defaults.
     - A task that turns no normalised direction, such as one of a single class, keeps none: at length one what was drawn
       at random would act like a learned one.
     """

@@ -21,7 +21,10 @@ class SLDAConfig(MethodConfig):
 
 
 class SLDA(ReadingMethod):
-    """Frozen backbone, class means and one shared covariance, streaming (Deep SLDA, Hayes & Kanan 2020).
+    """Frozen backbone, class means and one shared covariance, streaming (Hayes & Kanan 2020, arXiv 1909.01520).
+
+    With class means mu_c (D,) and the pooled covariance Sigma (D, D) of the features f, an image scores
+    mu_c^T Sigma^-1 f - mu_c^T Sigma^-1 mu_c / 2 for class c.
 
     Nothing trains. Kept: one mean per class, one covariance in all; for "quadratic", which the paper does not have, the
     widest directions of each class besides. One pass per image. Differences from the paper, all in its favour: the

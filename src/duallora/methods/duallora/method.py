@@ -41,7 +41,14 @@ WITHOUT_HEADS = ("quadratic", "gaussian")  # read-outs that ask no head
 class DualLoRA(ReadingMethod):
     """Dual low-rank adaptation (Chen et al. 2024, arXiv 2411.00623).
 
-    "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models".
+    "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models". With the columns of Phi (d, k) an
+    orthonormal basis of the inputs that earlier tasks use, a map W (rows, d) of a block's attention becomes in task t
+
+        W + B A,    A = Z (I - Phi Phi^T)    with Z (r, d) random and B (rows, r) = 0 at first, folded into W after it,
+
+    so that what earlier tasks read there stays as it was. The residual of task t adds delta_t to the final feature f,
+    head t reads f + delta_t, and a posterior over tasks, from Gaussians or from energies in the bases, weighs the
+    heads.
 
     Trains: Z and B of the orthogonal adapter, whose input side is kept orthogonal to the bases of earlier tasks; A and
     B of the residual of the task's own class token (`ClassResiduals`), or Z and B of residuals in the maps; the newest

@@ -46,11 +46,11 @@ class L2P(TwoPassMethod):
     is used nowhere but in the local cross-entropy. Two passes per image, in training too.
 
     Defaults are those of the authors' CIFAR-100 code (start of keys and prompts, lambda = 1, rate 0.03 per 256 images,
-    constant, 5 epochs) but for N and L_p, 4 and 10 there: 5 and 5 add 25 tokens instead of 40, fitter for small
-    networks. The choice is made for each image, also where that code takes a majority over the batch. The paper's
-    optional penalty on prompts that earlier tasks used much is left out, as in that code's CIFAR-100 settings. Position
-    embeddings are not added to prompts. Without a class token the query is the mean patch token (the paper has no such
-    network).
+    constant, 5 epochs) but for N and L_p, which are 5 and 5 here, as notes on the paper say of its CIFAR-100, and 4 and
+    10 there: 25 tokens instead of 40. The choice is made for each image, also where that code takes a majority over the
+    batch. The paper's optional penalty on prompts that earlier tasks used much is left out, as in that code's CIFAR-100
+    settings. Position embeddings are not added to prompts. Without a class token the query is the mean patch token (the
+    paper has no such network).
     """
 
     name: ClassVar[str] = "l2p"

@@ -1,0 +1,78 @@
+"""By how many points one method is above the others, order by order: what a claim of being first rests on."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from duallora.bench.aggregate import TITLES, Line, collect, seen, tables
+from duallora.bench.index import Index
+from duallora.bench.suite import Group
+
+FROZEN = ("ncm", "slda", "probe")  # methods that leave the backbone as it came
+OURS: dict[Group, str] = {"none": "duallora+tasks", "statistics": "duallora"}
+"""Lines whose margins are told: chosen before any result, where the best of a rival's read-outs is taken."""
+
+
+def margins_table(folders: Sequence[Path]) -> str:
+    """DualLoRA by its defaults against the best of the frozen backbone and the nearest rival: a line per suite.
+
+    Each difference is over the class orders that both have seen, in percentage points: the mean, and every order. The
+    line that it is against is the one that comes nearest, in A last and in A avg apart.
+    """
+    heads = ["suite", "DualLoRA, A last", "above the frozen backbone", "above the nearest rival"]
+    heads += ["DualLoRA, A avg", "above the frozen backbone", "above the nearest rival"]
+    parts = []
+    for group, title in TITLES.items():
+        rows = []
+        for folder in folders:
+            held = tables(collect(folder, Index.load(folder))).get(group, [])
+            ours = next((line for line in held if line.label == OURS[group] and line.runs), None)
+            if ours is not None:
+                told = [_told(ours, held, name) for name in ("a_last", "a_avg")]
+                rows.append([f"`{folder.name}`", *[cell for cells in told for cell in cells]])
+        if rows:
+            lines = ["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows]]
+            parts += [f"**{title}** (`{OURS[group]}`)", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def differences(ours: Line, theirs: Line, name: str) -> list[float]:
+    """`ours` less `theirs` in the figure `name`, for each class order and seed that both have seen, as shares of 1."""
+    mine, other = seen(ours), seen(theirs)
+    pairs = [(getattr(mine[key], name), getattr(other[key], name)) for key in mine if key in other]
+    return [a - b for a, b in pairs if a is not None and b is not None]
+
+
+def nearest(ours: Line, held: Sequence[Line], name: str, *, frozen: bool) -> Line | None:
+    """The line that `ours` is least above in the mean, of those on the frozen backbone or of all others."""
+    found = []
+    for line in held:
+        if line.kind in ("yardstick", "published") or line.label == ours.label:
+            continue
+        method = line.runs[0].config["method"]["name"]
+        if method != "duallora" and (method in FROZEN) is frozen and (gaps := differences(ours, line, name)):
+            found.append((statistics.fmean(gaps), line.label, line))
+    return min(found)[2] if found else None
+
+
+def _told(ours: Line, held: Sequence[Line], name: str) -> list[str]:
+    """A figure, and how far above others it is: "1.6 (1.7, 1.3, 1.8) `slda`"."""
+    figure = ours.figure(name)
+    cells = ["-" if figure is None else _points(figure.mean)]
+    for frozen in (True, False):
+        other = nearest(ours, held, name, frozen=frozen)
+        if other is None:
+            cells.append("-")
+            continue
+        gaps = differences(ours, other, name)
+        each = ", ".join(_points(gap) for gap in gaps)
+        cells.append(f"{_points(statistics.fmean(gaps))} ({each}) `{other.label}`")
+    return cells
+
+
+def _points(value: float) -> str:
+    """A share of 1 in percent; no minus before nothing."""
+    text = f"{100 * value:.1f}"
+    return "0.0" if text == "-0.0" else text
