@@ -8,7 +8,7 @@ and columns, `<!-- table: NAME by read-out -->` for a line per training with a c
 `<!-- table: NAME by variant -->` for rows called "method, variant". What stands between it and `<!-- end -->` is
 replaced by the tables of benchmarks/results/NAME, a folder of runs, or of NAME.json, as drift.py and speed.py write
 it; NAME `suites` is the list of those that are shipped. After `<!-- margins: NAME NAME -->` comes by how much
-DualLoRA is above others in these suites.
+DualLoRA is above others in these suites, after `<!-- parts: NAME NAME -->` what its parts are worth there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from duallora.bench.load import load_suite, shipped_suites
-from duallora.bench.margins import margins_table
+from duallora.bench.margins import margins_table, parts_table
 from duallora.bench.table import folder_table, readouts_table, variants_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ BLOCK = re.compile(
     r"(<!-- table: (?P<name>[\w-]+)(?P<how> brief| by read-out| by variant)? -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
-MARGINS = re.compile(r"(<!-- margins: (?P<names>[\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+ACROSS = re.compile(r"(<!-- (?P<what>margins|parts): (?P<names>[\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def speed(figures: dict[str, Any]) -> str:
@@ -102,11 +102,12 @@ def filled(text: str, results: Path) -> str:
         written = TABLES[block["how"]](held)
         return f"{block[1]}\n{written.strip()}\n\n{block[4]}"
 
-    def margins(block: re.Match[str]) -> str:
+    def across(block: re.Match[str]) -> str:
         held = [folder for name in block["names"].split() if (folder := results / name).is_dir()]
-        return f"{block[1]}\n{margins_table(held)}\n{block[3]}" if held else block[0]
+        written = {"margins": margins_table, "parts": parts_table}[block["what"]]
+        return f"{block[1]}\n{written(held)}\n{block[4]}" if held else block[0]
 
-    return MARGINS.sub(margins, BLOCK.sub(table, text))
+    return ACROSS.sub(across, BLOCK.sub(table, text))
 
 
 def main() -> None:

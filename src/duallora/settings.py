@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -22,8 +22,8 @@ def validated(model: type[Model], values: Mapping[str, Any] | BaseModel, where: 
         where: what the settings are of, for the message.
 
     Raises:
-        DualLoRAError: an unknown key (with the nearest known one) or a value that does not fit (with what was
-            expected).
+        DualLoRAError: an unknown key (with the nearest known one), a value that does not fit (with what was
+            expected) or a key that must be there and is not.
     """
     if isinstance(values, model):
         return values
@@ -38,7 +38,11 @@ def validated(model: type[Model], values: Mapping[str, Any] | BaseModel, where: 
             field = _field(model, path)
             kinds = len(path) > len(field) and isinstance(e["loc"][len(field)], str)  # else a place in a list
             told.setdefault(field if kinds else tuple(path), []).append(e)
-        raise DualLoRAError("; ".join(_told(errors, model, where) for errors in told.values())) from error
+        lacking = [path for path, errors in told.items() if [e["type"] for e in errors] == ["missing"]]
+        said = [_told(errors, model, where) for path, errors in told.items() if path not in lacking]
+        if lacking:  # last: where a key is misspelt, that is what to mend
+            said.append(_lacks(lacking, model, where))
+        raise DualLoRAError("; ".join(said)) from error
 
 
 def _field(model: type[BaseModel], path: list[str]) -> tuple[str, ...]:
@@ -68,6 +72,16 @@ def _told(errors: list[Any], model: type[BaseModel], where: str) -> str:
         kinds = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in errors)
         return f"{where}: {name} = {error.get('input')!r}: expected {', or '.join(kinds)}"
     return f"{where}: {name or 'value'} = {error.get('input')!r}: {error['msg']}"
+
+
+def _lacks(paths: Sequence[tuple[str, ...]], model: type[BaseModel], where: str) -> str:
+    """Which keys are missing, and what each is for; pydantic would show all that is there instead."""
+    names = []
+    for path in paths:
+        field = model.model_fields.get(path[0]) if len(path) == 1 else None
+        names.append(f"'{'.'.join(path)}'" + (f" ({field.description})" if field and field.description else ""))
+    what, them = ("key", "it") if len(names) == 1 else ("keys", "them")
+    return f"{where} lacks the {what} {', '.join(names)}; add {them}"
 
 
 def _keys_below(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -177,10 +177,28 @@ def test_published_figures_stand_beside_with_their_source(filled: Callable[..., 
     assert (other.figure("a_last").mean, other.figure("a_last").deviation) == (0.995, 0.0025)
     assert other.figure("task_id") is None
     text = markdown(index, list(lines.values()))
-    assert "| Other, published [1] |  | - | 99.5 ± 0.2 | - |" in text
+    assert "| Other, published [1] |  | - | 99.50 ± 0.25 | - |" in text  # as many decimals as tables of papers have
+    assert ">99.50</span>" in page(index, list(lines.values()))
     assert "[1] their table 3 (5 trials)" in text
-    assert "Protocol: weights: unknown; class order: unknown" in text
+    assert "Protocol of the published figures: weights: unknown; class order: unknown" in text
     assert "**99.5" not in text  # not ours to be best with
+
+
+def test_a_published_line_with_means_over_tasks_alone_has_its_place(filled: Callable[..., Any]) -> None:
+    figures = {"Tasks": {"a_last_tasks": 99.9, "source": "a table"}, "None": {"a_avg": 99.9, "source": "a table"}}
+    _, _, lines = filled({"protocol": "p"}, protocols={"p": PROTOCOL | {"figures": figures}})
+    held = [line.label for line in tables(list(lines.values()))["none"]]
+    assert (held[0], held[-1]) == ("Tasks, published", "None, published")
+
+
+def test_what_was_set_by_hand_is_told_but_for_where_things_lie(filled: Callable[..., Any]) -> None:
+    overrides = ["training.epochs=2", "stream.root=elsewhere", "training.workers=0"]
+    _, index, lines = filled({"overrides": overrides})
+    assert index.changed == ["training.epochs=2"]
+    assert "Set by hand for all runs: `training.epochs=2`." in markdown(index, list(lines.values()))
+    assert "<code>training.epochs=2</code>" in page(index, list(lines.values()))
+    _, index, lines = filled()
+    assert "Set by hand" not in markdown(index, list(lines.values()))
 
 
 @pytest.mark.parametrize(("images", "told"), [(753, False), (754, True), (None, False)])
@@ -267,7 +285,7 @@ def test_the_page_is_whole_and_fetches_nothing(filled: Callable[..., Any]) -> No
     for label, line in lines.items():
         assert label in text
         if line.figure("a_last"):
-            assert f">{100 * line.figure('a_last').mean:.1f}<" in text
+            assert f">{100 * line.figure('a_last').mean:.{2 if line.published else 1}f}<" in text
 
 
 @pytest.mark.browser

@@ -80,10 +80,40 @@ def test_what_a_run_does_not_know_is_found_before_it(
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "changes", "said"),
+    [
+        ({"overrides": ["seed=1", "trainng.epochs=1"]}, {}, "--set trainng.epochs=1: unknown key 'trainng'; did you"),
+        ({"overrides": ["training.epochs=many"]}, {}, "--set training.epochs=many: training.epochs = 'many': "),
+        ({}, {"base": {"stream": {"sorce": "x"}}}, "suite 'tiny': base: unknown key 'stream.sorce'; did you mean 'so"),
+        (
+            {"protocol": "p"},
+            {"protocols": {"p": PROTOCOL | {"set": {"training": {"epoch": 1}}}}},
+            "suite 'tiny': protocol 'p': set: unknown key 'training.epoch'; did you mean 'epochs'",
+        ),
+        (
+            {"protocol": "p"},
+            {"protocols": {"p": PROTOCOL | {"rows": {"lora": {"training": {"epoch": 1}}}}}},
+            "suite 'tiny': protocol 'p': row 'lora': unknown key 'training.epoch'; did you mean 'epochs'",
+        ),
+    ],
+    ids=["override", "value", "base", "set", "protocol's row"],
+)
+def test_a_mistake_is_told_of_the_place_that_has_it(
+    options: dict[str, Any], changes: dict[str, Any], said: str, grid_of: Make
+) -> None:
+    """Not of the first row that takes it up."""
+    with pytest.raises(DualLoRAError) as raised:
+        grid_of(options, **changes)
+    assert str(raised.value).startswith(said)
+
+
 def test_rows_and_orders_are_chosen(grid_of: Make) -> None:
     grid = grid_of()
     assert [cell.name for cell in chosen_cells(grid, ["lora"], 1)] == ["lora/order-0"]
     assert len(chosen_cells(grid)) == 4
+    plain = grid_of(rows={name: {"method": {"name": name}} for name in ("slda", "lora", "ncm")})
+    assert [cell.name for cell in chosen_cells(plain, ["lora"], 1)] == ["lora/order-0", "ncm/order-0"]
     with pytest.raises(DualLoRAError, match="unknown row of suite 'tiny' 'loar'; did you mean 'lora'"):
         chosen_cells(grid, ["loar"])
     with pytest.raises(DualLoRAError, match="has 2: give 1 to 2"):
@@ -94,7 +124,7 @@ def test_cells_are_named(grid_of: Make) -> None:
     cells = grid_of(rows={"a/b": {"method": {"name": "slda"}}, "a": {"method": {"name": "ncm"}}}).cells
     assert [cell.name for cell in named_cells(cells, ["a/b", "a/1"])] == ["a/b/order-0", "a/b/order-1", "a/order-1"]
     assert named_cells(cells, ["a/b/order-1"])[0].row == "a/b"
-    with pytest.raises(DualLoRAError, match="unknown cell 'a/2'"):
+    with pytest.raises(DualLoRAError, match=r"unknown cell 'a/2'.*Known: a/0, a/1, a/order-0, a/order-1$"):
         named_cells(cells, ["a/2"])
 
 

@@ -13,9 +13,12 @@ import pytest
 from duallora.backbone import bundled
 from duallora.bench.cells import Cell, Grid, named_cells
 from duallora.bench.state import check_states, state_of
+from duallora.data.imageset import ImageSet
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import BackboneRecord
+from duallora.evaluation.runner import run
 from duallora.evaluation.steps import StepRecord
+from duallora.learner import Learner
 
 Make = Callable[..., Grid]
 
@@ -173,6 +176,58 @@ def test_half_a_run_of_other_settings(grid_of: Make) -> None:
     assert "holds half a run of other settings: seed is 4, the suite says 0" in state_of(cell).why
     (cell.folder / "config.json").write_text("{")
     assert state_of(cell).kind == "altered"
+
+
+@pytest.fixture
+def interrupted(grid_of: Make, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """A cell that was run for two of its five tasks, and then broken off."""
+    cell = grid_of({"overrides": ["stream.increment=2"]}).cells[0]
+    learn = Learner.learn
+
+    def some(self: Learner, source: ImageSet, **options: Any) -> object:
+        if len(self.tasks) == 2:
+            raise KeyboardInterrupt
+        return learn(self, source, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Learner, "learn", some)
+        run(cell.config, cell.folder, progress=False)
+    return cell
+
+
+def test_an_altered_record_of_half_a_run_is_named_and_never_becomes_a_result(interrupted: Cell) -> None:
+    cell, path = interrupted, interrupted.folder / "steps" / "001.json"
+    state, text = state_of(cell), path.read_text()
+    assert (state.kind, len(state.steps)) == ("half", 2)
+    record = json.loads(text)
+    for scores in record["scores"].values():
+        scores["accuracy"] = [1.0, 1.0]
+    path.write_text(json.dumps(record))
+    state = state_of(cell)
+    assert state.kind == "altered"
+    assert state.why == f"'{path}' was altered: its checksum is that of other figures"
+    with pytest.raises(DualLoRAError, match=r"slda/order-0: .*001\.json' was altered.* with --redo slda/order-0, or"):
+        check_states({cell: state})
+    check_states({cell: state}, redo=[cell])
+    with pytest.raises(DualLoRAError, match=r"001\.json' was altered: .*; start over with --redo, or"):  # nor by itself
+        run(cell.config, cell.folder, progress=False)
+    assert not (cell.folder / "results.json").exists()
+    path.write_text(text)
+    results = run(cell.config, cell.folder, progress=False)
+    assert results.accuracy_matrix[1][:2] == json.loads(text)["scores"][results.config["method"]["readout"]]["accuracy"]
+    assert state_of(cell).kind == "done"
+
+
+def test_half_a_run_of_the_version_without_checksums_goes_on(interrupted: Cell) -> None:
+    records = sorted((interrupted.folder / "steps").iterdir())
+    for path in records:
+        path.write_text(json.dumps({key: v for key, v in json.loads(path.read_text()).items() if key != "checksum"}))
+    state = state_of(interrupted)
+    assert (state.kind, len(state.steps)) == ("half", 2)
+    before = [path.read_text() for path in records]
+    run(interrupted.config, interrupted.folder, progress=False)
+    assert state_of(interrupted).kind == "done"
+    assert [path.read_text() for path in records] == before
 
 
 def test_what_is_not_ours_cannot_be_redone(grid_of: Make) -> None:

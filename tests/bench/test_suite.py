@@ -71,7 +71,7 @@ def test_a_row_can_set_what_a_run_can() -> None:
             "set: unknown key 'trainin'; did you mean 'training'",
         ),
         ({"protocols": {"p": PROTOCOL | {"figures": {"X": {"a_lst": 3, "source": ""}}}}}, "did you mean 'a_last'"),
-        ({"protocols": {"p": PROTOCOL | {"figures": {"X": {"a_last": 3}}}}}, "figures of 'X': source"),
+        ({"protocols": {"p": PROTOCOL | {"figures": {"X": {"a_last": 3}}}}}, "figures of 'X' lacks the key 'source' ("),
         ({"protocols": {"p": PROTOCOL | {"figures": {"X": {"a_last": 120, "source": ""}}}}}, "a_last = 120"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -80,6 +80,28 @@ def test_what_is_mistyped_is_named(change: dict[str, Any], said: str, tmp_path: 
     with pytest.raises(DualLoRAError) as raised:
         load_suite(written(tmp_path, SMALL | change))
     assert said in str(raised.value)
+
+
+def test_what_is_missing_is_named_without_what_is_there(tmp_path: Path) -> None:
+    def told(data: dict[str, Any]) -> str:
+        with pytest.raises(DualLoRAError) as raised:
+            load_suite(written(tmp_path, data))
+        return str(raised.value)
+
+    misspelt = {"titel" if key == "title" else key: value for key, value in SMALL.items()}
+    known, lacks = told(misspelt).split("; suite 'mine' ")
+    assert known.startswith("suite 'mine': unknown key 'titel'; did you mean 'title'? Known: ")
+    assert lacks == "lacks the key 'title'; add it"
+
+    protocol = {"weight" if key == "weights" else key: value for key, value in PROTOCOL.items()}
+    text = told(SMALL | {"protocols": {"p": protocol}})
+    assert text.startswith("suite 'mine': protocol 'p': unknown key 'weight'; did you mean 'weights'? Known: ")
+    described = "pre-trained weights, by timm tag where there is one"
+    assert text.endswith(f"; suite 'mine': protocol 'p' lacks the key 'weights' ({described}); add it")
+
+    text = told({"base": {"seed": 7}, "orders": [1]})
+    assert text.startswith("suite 'mine' lacks the keys 'title', 'rows'")
+    assert text.endswith("; add them") and "7" not in text
 
 
 @pytest.mark.parametrize(
@@ -99,6 +121,15 @@ def test_an_unknown_suite() -> None:
         load_suite("a/b.yaml")
     with pytest.raises(DualLoRAError, match="did you mean 'cifar100-10'"):
         load_suite("cifar100_10")
+
+
+def test_no_suite_is_without_a_row_without_adaptation(tmp_path: Path) -> None:
+    rows = load_suite(written(tmp_path, SMALL))[1].rows
+    assert {name: row.method["name"] for name, row in rows.items()} == {"ncm": "ncm", "slda": "slda"}
+    for own in ({"plain": {"method": {"name": "ncm"}}}, {"ncm": {"method": {"name": "slda"}}}):
+        assert list(load_suite(written(tmp_path, SMALL | {"rows": own}))[1].rows) == list(own)
+    base = {"method": {"name": "lora", "options": {"rank": 4}}}  # which `ncm` does not have
+    assert list(load_suite(written(tmp_path, SMALL | {"base": base, "rows": {"a": None}}))[1].rows) == ["a"]
 
 
 def test_a_row_may_be_empty_and_a_protocol_is_read_to_its_figures(tmp_path: Path) -> None:

@@ -53,15 +53,17 @@ def test_a_grid_is_run_once_shown_and_copied(typed: Type, tmp_path: Path) -> Non
     first = typed("bench", suite, "--out", out, "--only", "slda", "--orders", "1", "--jobs", "2", "--json")
     assert first.code == 0, first.err
     assert "slda/order-0: begins" in first.err
-    assert first.document["ran"] == 1
+    assert first.document["ran"] == 2  # with the row without adaptation, which no table lacks
     found = {cell["cell"]: cell["state"] for cell in first.document["cells"]}
     assert found["slda/order-0"] == "done"
-    assert list(found.values()).count("missing") == 3
+    assert found["+ ncm/order-0"] == "done"
+    assert list(found.values()).count("missing") == 2
+    assert "no adaptation" in (out / "tiny" / "table.md").read_text()
     before = times(out)
     done = typed("bench", suite, "--out", out, "--publish", shown)
     assert done.code == 0, done.err
     assert "slda/order-0" not in done.err  # it is not run again
-    assert "(3 of 3)" in done.err
+    assert "(2 of 2)" in done.err
     assert "+ ncm" in done.out
     assert before.items() <= times(out).items()
     folder = out / "tiny"
@@ -89,6 +91,9 @@ def test_a_grid_is_run_once_shown_and_copied(typed: Type, tmp_path: Path) -> Non
     assert refused.code == 2
     assert "--redo slda/order-1" in refused.err
     assert "altered" in typed("bench", suite, "--out", out, "--dry-run").out
+    others = typed("bench", suite, "--out", out, "--only", "+ ncm")
+    assert others.code == 0, others.err
+    assert "slda/order-1, not chosen now, is left out of the tables: " in others.err
     redone = typed("bench", suite, "--out", out, "--redo", "slda/order-1", "--json")
     assert (redone.code, redone.document["ran"]) == (0, 1)
     assert {cell["state"] for cell in redone.document["cells"]} == {"done"}
@@ -234,7 +239,7 @@ def test_two_on_one_folder_and_one_that_was_killed(
     assert f"process id {process.pid}" in halted.err
     assert "its lock is taken over" in halted.err
     assert "training.epochs is 1000000, the suite says 1" in halted.err
-    done = typed("bench", suite, "--out", out, "--redo", "lora")
+    done = typed("bench", suite, "--out", out, "--redo", "lora", "--redo", "ncm")
     assert done.code == 0, done.err
     assert RunResults.load(out / "tiny" / "lora" / "order-0").config["training"]["epochs"] == 1
 

@@ -94,7 +94,7 @@ def test_a_part_beside_other_data_is_never_told_to_be_deleted(tmp_path: Path) ->
     (tmp_path / "mnist").mkdir()
     with pytest.raises(
         DualLoRAError,
-        match=r"mnist' is not what torchvision expects there .*; lay it out as torchvision unpacks it, or move",
+        match=r"mnist' is not what torchvision expects there .*; lay it out as torchvision unpacks it .*, or move",
     ):
         load_named("mnist", tmp_path, download=False)
 
@@ -172,13 +172,13 @@ def failing(error: Exception) -> Callable[..., Any]:
 def test_impossible_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     import_torchvision()
     monkeypatch.setattr("torchvision.datasets.CIFAR100", failing(error))
-    with pytest.raises(DualLoRAError, match=r"'cifar100' cannot be downloaded \(.*\); fetch it .*or use 'digits'"):
+    with pytest.raises(DualLoRAError, match=r"'cifar100' cannot be downloaded \(.*\); fetch .*or use 'digits'"):
         load_named("cifar100", tmp_path / "data")
     assert not (tmp_path / "data" / "cifar100").exists()
 
 
 def test_downloads_off(tmp_path: Path) -> None:
-    with pytest.raises(DualLoRAError, match=r"'cifar100' is not in .* and downloads are off; fetch it"):
+    with pytest.raises(DualLoRAError, match=r"'cifar100' is not in .* and downloads are off; fetch http"):
         load_named("cifar-100", tmp_path, download=False)
 
 
@@ -199,6 +199,15 @@ def test_a_download_gets_its_name_when_complete(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "cifar100" / "data-False").unlink()
     with pytest.raises(DualLoRAError, match=r"not what torchvision expects there.*move it away and load again"):
         load_named("cifar100")
+
+
+def test_what_is_put_where_the_message_says_is_found(tmp_path: Path) -> None:
+    with pytest.raises(DualLoRAError) as caught:
+        load_named("mnist", tmp_path, download=False)
+    place = Path(str(caught.value).split("put them into '")[1].split("'")[0])
+    make_mnist(place.parents[1])
+    assert (place / "train-images-idx3-ubyte").is_file()
+    assert len(load_named("mnist", tmp_path, download=False).train) == 20
 
 
 def test_unknown_name() -> None:

@@ -16,6 +16,7 @@ from scipy.io import savemat
 from duallora.compat import import_torchvision
 from duallora.data import ImageSet, Split, list_named, load_named, open_domains, open_source
 from duallora.data.published.groups import FIVE, read_five_datasets
+from duallora.data.published.places import Missing
 from duallora.errors import DualLoRAError
 from duallora.stream import TaskStream
 
@@ -327,18 +328,21 @@ def test_torchvision_fetches_omniglot(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load_named("omniglot", tmp_path / "data").train.classes == ("Greek/character01", "Latin/character01")
 
 
+def small(name: str) -> Split:
+    """Three images of a part of five-datasets, of its own size."""
+    side = 32 if name in ("svhn", "cifar10") else 28
+    pixels = torch.full((3, 3, side, side), 200, dtype=torch.uint8)
+    images = ImageSet(("x", "y"), torch.tensor([0, 1, 1]), pixels)
+    return Split(images, images.subset([0, 1]))
+
+
 def test_five_datasets(tmp_path: Path, write: Writer) -> None:
     for name in "AB":
         for i in range(5):
             write(f"notMNIST/{name}/{i}.png", 255, "L", size=(28, 28))
 
-    def load(name: str) -> Split:
-        if name == "notmnist":
-            return load_named(name, tmp_path)
-        side = 32 if name in ("svhn", "cifar10") else 28
-        pixels = torch.full((3, 3, side, side), 200, dtype=torch.uint8)
-        images = ImageSet(("x", "y"), torch.tensor([0, 1, 1]), pixels)
-        return Split(images, images.subset([0, 1]))
+    def load(name: str, fetch: bool) -> Split:
+        return load_named(name, tmp_path, fetch) if name == "notmnist" else small(name)
 
     split = read_five_datasets(load)
     assert len(split.train.classes) == 10 and split.train.classes[:2] == ("svhn/x", "svhn/y")
@@ -376,9 +380,66 @@ def test_what_is_missing_is_said_with_where_to_get_and_to_put_it(name: str, wher
     assert str(tmp_path / name) in str(caught.value) and "stream.root=" in str(caught.value)
 
 
-def test_a_missing_part_of_five_datasets_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DualLoRAError, match="data set 'svhn' is not in"):
+def test_all_missing_parts_of_five_datasets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DualLoRAError, match="lacks 'svhn', 'mnist', 'cifar10', 'notmnist' and 'fashion-mnist'"
+    ) as caught:
         load_named("five-datasets", tmp_path, download=False)
+    told = str(caught.value)
+    assert "and downloads are off. 'notmnist': get it from https://github.com" in told
+    assert "'svhn': fetch train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ on" in told
+    assert all(f"'{tmp_path / place}'" in told for place in ("svhn", "mnist/MNIST/raw", "cifar10", "notmnist/A"))
+    assert "digits" not in told  # of another kind: no help where five data sets are wanted
+
+
+def five(there: tuple[str, ...], reachable: tuple[str, ...], tried: list[str]) -> Callable[[str, bool], Split]:
+    """Parts of which some are there, others can be downloaded, which is written down; the rest fails."""
+
+    def load(name: str, fetch: bool) -> Split:
+        if fetch:
+            tried.append(name)
+        if name in there or (fetch and name in reachable):
+            return small(name)
+        raise Missing(f"data set '{name}' is {'out of reach' if fetch else 'not there'}", f"get {name}", "; or digits")
+
+    return load
+
+
+def test_five_datasets_downloads_nothing_without_the_part_that_cannot_be() -> None:
+    tried: list[str] = []
+    with pytest.raises(DualLoRAError) as caught:
+        read_five_datasets(five(("mnist", "cifar10"), FIVE, tried))
+    assert tried == []
+    assert str(caught.value) == (
+        "data set 'five-datasets' lacks 'svhn', 'notmnist' and 'fashion-mnist', of which 'notmnist' cannot be "
+        "downloaded (nothing was; the others are, once it is there). 'notmnist': get notmnist; 'svhn': get svhn; "
+        "'fashion-mnist': get fashion-mnist"
+    )
+    with pytest.raises(DualLoRAError, match=r"lacks 'notmnist', which cannot be downloaded\. 'notmnist': get notmnist"):
+        read_five_datasets(five(("svhn", "mnist", "cifar10", "fashion-mnist"), FIVE, tried))
+    assert tried == []
+
+
+def test_five_datasets_downloads_what_is_missing_and_names_all_that_fails() -> None:
+    tried: list[str] = []
+    assert len(read_five_datasets(five(("notmnist", "mnist"), FIVE, tried)).train.classes) == 10
+    assert tried == ["svhn", "cifar10", "fashion-mnist"]
+    with pytest.raises(DualLoRAError) as caught:
+        read_five_datasets(five(("notmnist", "mnist"), ("cifar10",), tried))
+    assert str(caught.value) == (
+        "data set 'five-datasets' lacks 'svhn' and 'fashion-mnist'. 'svhn': data set 'svhn' is out of reach; get svhn; "
+        "'fashion-mnist': data set 'fashion-mnist' is out of reach; get fashion-mnist"
+    )
+
+
+def test_a_broken_part_of_five_datasets_is_named_with_what_is_wrong() -> None:
+    def load(name: str, fetch: bool) -> Split:
+        if name == "mnist":
+            raise DualLoRAError("'mnist' is cut short; fetch it again")
+        return small(name)
+
+    with pytest.raises(DualLoRAError, match=r"lacks 'mnist'\. 'mnist': 'mnist' is cut short; fetch it again"):
+        read_five_datasets(load)
 
 
 def test_an_archive_is_fetched_and_a_failure_named(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from duallora.bench.index import Index, RowRecord
+from duallora.bench.suite import NO_ADAPTATION, Group
 from duallora.bench.suite import Figure as Published
-from duallora.bench.suite import Group
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
 from duallora.report.numbers import share
@@ -20,7 +20,6 @@ from duallora.report.summary import Figure, MethodGroup, over
 # Read-outs that answer by trained heads, with at most bases or a Gaussian of a task's images as one: all others keep
 # something of each class.
 WITHOUT_CLASS_STATISTICS = ("heads", "energy", "tasks")
-NO_ADAPTATION = "ncm"  # the frozen network with class means: a line of every table
 
 Kind = Literal["measured", "no adaptation", "yardstick", "published"]
 
@@ -131,7 +130,7 @@ def tables(lines: Sequence[Line]) -> dict[Group, list[Line]]:
     for group in TITLES:
         held = [line for line in lines if group in line.groups]
         if any(len(line.groups) == 1 for line in held) or (held and not out and group == "statistics"):
-            out[group] = sorted(held, key=lambda line: (-_mean(line, "a_last"), line.label))
+            out[group] = sorted(held, key=lambda line: (-_rank(line), line.label))
     return out
 
 
@@ -225,6 +224,11 @@ def _figure(run: RunResults, name: str) -> float | None:
         return None if run.task_il is None or run.a_last is None else run.task_il - run.a_last
     value: float | None = getattr(run, name)
     return value
+
+
+def _rank(line: Line) -> float:
+    """A last; of publications that give no other, as a mean over tasks."""
+    return _mean(line, "a_last" if line.figure("a_last") else "a_last_tasks")
 
 
 def _mean(line: Line, name: str) -> float:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from duallora.bench.suite import Order, Protocol, Row, Suite
+from duallora.bench.suite import NO_ADAPTATION, Order, Protocol, Row, Suite
 from duallora.config import RunConfig, apply_overrides, checked_config
 from duallora.errors import DualLoRAError, unknown
 from duallora.files import user_path
+from duallora.settings import validated
+
+# Where something lies and how it runs, not what is run: finished results of another place are results all the same.
+PLACES = ("device", "stream.root", "backbone.weights", "training.workers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,7 @@ class Grid:
         protocol: the publication's protocol that is followed.
         folder: of all its runs.
         cells: orders outermost, then seeds, so that a part of the grid compares all rows.
+        changed: what was set by hand for all cells, as "key=value", but for where things lie and how they run.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Grid:
     protocol: Protocol | None
     folder: Path
     cells: tuple[Cell, ...]
+    changed: tuple[str, ...] = ()
 
     @property
     def orders(self) -> int:
@@ -91,6 +97,7 @@ def make_grid(
             seeds the same; a read-out that a row's method lacks; rows whose folders would be the same.
     """
     chosen = _chosen(name, suite, protocol)
+    _check_shared(name, suite, protocol, chosen, overrides)
     name = folder_name(name)
     orders, seeds = suite.orders, suite.seeds
     base = suite.base.changes()
@@ -117,11 +124,14 @@ def make_grid(
                 _check_readouts(change, config, where)
                 run = f"order-{number}" + (f"-seed-{seed}" if place else "")  # a seed added later moves nothing
                 cells.append(Cell(row, number, config.seed, folder / folder_name(row) / run, config, stated))
-    return Grid(name, suite, chosen, folder, tuple(cells))
+    changed = tuple(text for text in overrides if text.partition("=")[0].strip() not in (*PLACES, "stream.source"))
+    return Grid(name, suite, chosen, folder, tuple(cells), changed)
 
 
 def chosen_cells(grid: Grid, only: Sequence[str] = (), orders: int | None = None) -> list[Cell]:
-    """The cells of some rows and of the first orders.
+    """The cells of some rows and of the first orders; with them always those without adaptation.
+
+    These take seconds, and no table says much without them.
 
     Raises:
         DualLoRAError: a row that the suite lacks (with the nearest that it has); more orders than it has.
@@ -131,7 +141,8 @@ def chosen_cells(grid: Grid, only: Sequence[str] = (), orders: int | None = None
             raise unknown(f"row of suite '{grid.name}'", row, grid.suite.rows)
     if orders is not None and not 1 <= orders <= grid.orders:
         raise DualLoRAError(f"--orders is {orders}; suite '{grid.name}' has {grid.orders}: give 1 to {grid.orders}")
-    return [cell for cell in grid.cells if (not only or cell.row in only) and (orders is None or cell.order < orders)]
+    first = [cell for cell in grid.cells if orders is None or cell.order < orders]
+    return [cell for cell in first if not only or cell.row in only or cell.config.method.name == NO_ADAPTATION]
 
 
 def named_cells(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
@@ -146,7 +157,8 @@ def named_cells(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
         fits = [cell for cell in cells if cell.row == name]
         fits = fits or [cell for cell in cells if cell.row == row and place in (cell.folder.name, str(cell.order))]
         if not fits:
-            raise unknown("cell", name, [cell.name for cell in cells])
+            near = [cell for cell in cells if cell.row == row] or cells
+            raise unknown("cell", name, {text for cell in near for text in (f"{cell.row}/{cell.order}", cell.name)})
         found += [cell for cell in fits if cell not in found]
     return found
 
@@ -186,6 +198,23 @@ def _chosen(name: str, suite: Suite, protocol: str | None) -> Protocol | None:
     if protocol not in suite.protocols:
         raise unknown(f"protocol of suite '{name}'", protocol, suite.protocols)
     return suite.protocols[protocol]
+
+
+def _check_shared(
+    name: str, suite: Suite, protocol: str | None, chosen: Protocol | None, overrides: Sequence[str]
+) -> None:
+    """Check each part that rows share alone: a mistake in one would be told as that of the first row it is laid under.
+
+    Options of a method are left to the rows, which say whose they are.
+    """
+    validated(RunConfig, suite.base.changes(), f"suite '{name}': base")
+    if chosen is not None:
+        where = f"suite '{name}': protocol '{protocol}'"
+        validated(RunConfig, chosen.set.changes(), f"{where}: set")
+        for row, change in chosen.rows.items():
+            validated(RunConfig, change.changes(), f"{where}: row '{row}'")
+    for text in overrides:
+        validated(RunConfig, apply_overrides({}, [text]), f"--set {text}")
 
 
 def _check_readouts(row: Row, config: RunConfig, where: str) -> None:

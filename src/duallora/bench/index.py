@@ -34,6 +34,7 @@ class Index(Closed):
     about: str = ""
     protocol: dict[str, str] | None = Field(None, description="facts of the publication's protocol that is followed")
     runs_per_row: int | None = Field(None, description="class orders times seeds")
+    changed: list[str] = Field(default_factory=list, description="set by hand for all runs, as key=value")
     images: int | None = Field(None, description="of the data set as published, training and test")
     rows: dict[str, RowRecord]
     published: dict[str, Figure] = Field(default_factory=dict)
@@ -55,6 +56,7 @@ class Index(Closed):
             about=grid.suite.about,
             protocol=facts,
             runs_per_row=len(grid.cells) // len(rows),
+            changed=list(grid.changed),
             images=grid.suite.images,
             rows=rows,
             published=dict(told.figures) if told is not None else {},

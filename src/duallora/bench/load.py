@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from duallora.bench.include import with_included
-from duallora.bench.suite import Figure, Protocol, Row, Settings, Suite
+from duallora.bench.suite import NO_ADAPTATION, Figure, Protocol, Row, Settings, Suite
 from duallora.errors import DualLoRAError
 from duallora.settings import validated
 from duallora.yaml_files import read_yaml, shipped
@@ -26,6 +26,8 @@ def shipped_suites() -> list[str]:
 def load_suite(path: str | Path) -> tuple[str, Suite]:
     """A suite and its name, by the path of a YAML file or the bare name of a shipped one.
 
+    A row without adaptation is added where there is none.
+
     Raises:
         DualLoRAError: no such file or name (with the nearest one); or a key or value in it is wrong (with the nearest
             known key).
@@ -42,7 +44,19 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     parts = _part(data, "rows", Row, f"{where}: row") | _part(data, "protocols", Protocol, f"{where}: protocol")
     if isinstance(data.get("base"), dict):
         parts["base"] = validated(Settings, data["base"], f"{where}: base")
-    return name, validated(Suite, data | parts, where)
+    return name, _with_no_adaptation(validated(Suite, data | parts, where))
+
+
+def _with_no_adaptation(suite: Suite) -> Suite:
+    """A suite that has no row without adaptation gets one, as it belongs in every table.
+
+    Not where the base has options of methods, which would be options of that row too.
+    """
+    base = suite.base.method
+    named = {row.method.get("name", base.get("name")) for row in suite.rows.values()}
+    if NO_ADAPTATION in named or NO_ADAPTATION in suite.rows or "options" in base:
+        return suite
+    return suite.model_copy(update={"rows": {NO_ADAPTATION: Row(method={"name": NO_ADAPTATION}), **suite.rows}})
 
 
 def _part(data: dict[str, Any], key: str, model: type[Row] | type[Protocol], where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""By how many points one method is above the others, order by order: what a claim of being first rests on."""
+"""By how many points DualLoRA is above others and what its parts are worth, order by order: what claims rest on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from duallora.bench.suite import Group
 FROZEN = ("ncm", "slda", "probe")  # methods that leave the backbone as it came
 OURS: dict[Group, str] = {"none": "duallora+tasks", "statistics": "duallora"}
 """Lines whose margins are told: chosen before any result, where the best of a rival's read-outs is taken."""
+PARTS = {
+    "reading the network at several depths": ("slda", "slda-final"),
+    "a covariance per class": ("slda+quadratic", "slda"),
+    "residual adapters": ("duallora-residual", "probe-smoothed+product"),
+    "the orthogonal adapter of later tasks": ("duallora-no-first-session", "duallora-residual"),
+    "the first session": ("duallora", "duallora-no-first-session"),
+    "residual adapters, without class statistics": ("duallora-residual+tasks", "probe-smoothed+tasks"),
+    "the orthogonal adapter, without class statistics": ("duallora-no-first-session+tasks", "duallora-residual+tasks"),
+    "the first session, without class statistics": ("duallora+tasks", "duallora-no-first-session+tasks"),
+    "one Gaussian per task beside the heads": ("duallora+tasks", "duallora+heads"),
+}
+"""What a part is worth: a line with it, and one that lacks it and is alike otherwise."""
 
 
 def margins_table(folders: Sequence[Path]) -> str:
@@ -36,6 +48,22 @@ def margins_table(folders: Sequence[Path]) -> str:
             lines = ["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows]]
             parts += [f"**{title}** (`{OURS[group]}`)", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def parts_table(folders: Sequence[Path]) -> str:
+    """What each part of DualLoRA is worth in A last, in percentage points, on each suite: the mean, and every order."""
+    found = [{line.label: line for line in collect(folder, Index.load(folder)) if line.runs} for folder in folders]
+    rows = []
+    for part, labels in PARTS.items():
+        cells = []
+        for lines in found:
+            pair = [lines[label] for label in labels if label in lines]
+            gaps = differences(pair[0], pair[1], "a_last") if len(pair) == 2 else []
+            cells.append(_spread(gaps) if gaps else "-")
+        if any(cell != "-" for cell in cells):
+            rows.append([f"{part} (`{labels[0]}` less `{labels[1]}`)", *cells])
+    heads = ["part", *[f"`{folder.name}`" for folder in folders]]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows]) + "\n"
 
 
 def differences(ours: Line, theirs: Line, name: str) -> list[float]:
@@ -66,10 +94,13 @@ def _told(ours: Line, held: Sequence[Line], name: str) -> list[str]:
         if other is None:
             cells.append("-")
             continue
-        gaps = differences(ours, other, name)
-        each = ", ".join(_points(gap) for gap in gaps)
-        cells.append(f"{_points(statistics.fmean(gaps))} ({each}) `{other.label}`")
+        cells.append(f"{_spread(differences(ours, other, name))} `{other.label}`")
     return cells
+
+
+def _spread(gaps: Sequence[float]) -> str:
+    """The mean, and every order."""
+    return f"{_points(statistics.fmean(gaps))} ({', '.join(_points(gap) for gap in gaps)})"
 
 
 def _points(value: float) -> str:

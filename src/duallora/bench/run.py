@@ -100,6 +100,9 @@ def run_bench(
             tell(lock.note)
         states = {cell: state_of(cell) for cell in grid.cells}
         check_states({cell: states[cell] for cell in chosen}, redo)
+        for cell, state in states.items():
+            if state.kind in ("altered", "foreign") and cell not in chosen:
+                tell(f"{cell.name}, not chosen now, is left out of the tables: {state.why}")
         todo = _todo(chosen, states, redo)
         streams = _opened(todo)
         rows = {cell.row for cell in chosen}
@@ -146,7 +149,8 @@ def check_failures(outcome: Outcome, folder: Path) -> None:
     left = sum(state.kind != "done" for state in outcome.states.values())
     names = ", ".join(told)
     message = f"{text} [{names}]" if same else text
-    message += f". {left} of {len(outcome.states)} runs are missing; '{folder}' holds the others"
+    message += f". {left} of {len(outcome.states)} runs are missing"
+    message += f"; '{folder}' holds the others" if left < len(outcome.states) else ""
     if any(failure.fault for failure in outcome.failed.values()):
         raise RuntimeError(message)
     raise DualLoRAError(message)

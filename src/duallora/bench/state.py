@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from duallora.bench.cells import Cell
+from duallora.bench.cells import PLACES, Cell
 from duallora.config import RunConfig
 from duallora.errors import DualLoRAError
 from duallora.evaluation.results import RunResults
@@ -21,8 +21,6 @@ from duallora.training.settings import INDIFFERENT
 
 Kind = Literal["done", "half", "missing", "altered", "foreign"]
 
-# Where something lay and how it ran, not what was run: finished results of another place are results all the same.
-PLACES = ("device", "stream.root", "backbone.weights", "training.workers")
 ALIKE = tuple(f"training.{key}" for key in INDIFFERENT)
 
 
@@ -120,7 +118,10 @@ def _begun(cell: Cell) -> State:
     change = difference(held, cell.config, finished=False)
     if change:
         return State("altered", f"'{cell.folder}' holds half a run of other settings: {change}")
-    steps = load_steps(cell.folder / "steps")
+    try:
+        steps = load_steps(cell.folder / "steps")
+    except DualLoRAError as error:
+        return State("altered", str(error).split(";")[0])
     return State("half", steps=tuple(steps[: tasks_done(cell.folder, len(steps))]))
 
 

@@ -10,6 +10,7 @@ from duallora.config import Closed
 
 Group = Literal["statistics", "none", "both"]
 Order = Annotated[int, Field(ge=0)] | Literal["natural"] | list[str]
+NO_ADAPTATION = "ncm"  # the frozen network with class means: a line of every table
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 

@@ -26,6 +26,7 @@ TIMED = (
     "Seconds and peak memory are those of the device named, of the process on a processor and of what torch holds on a "
     "GPU: compare them within one kind of device."
 )
+KEPT = "Bytes kept are those of a training with all that its read-outs need; one alone may need less."
 KINDS = {"yardstick": " (yardstick: keeps images)", "no adaptation": " (no adaptation)"}
 
 
@@ -111,7 +112,8 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
         return "No run has finished yet.\n"
     sources = {line.label: number for number, line in enumerate([x for x in lines if x.published], 1)}
     runs = [run for line in measured for run in line.runs]
-    parts = [facts(runs), *filter(None, [not_whole(index, runs)]), *_protocol(index)]
+    about = [] if brief else [index.about]
+    parts = [facts(runs), *filter(None, [*about, not_whole(index, runs), departures(index)]), *_protocol(index)]
     grouped = tables(lines)
     if brief:
         parts[0] += " Each row by that of its read-outs whose A last is highest."
@@ -120,7 +122,7 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
             parts.append(f"**{TITLES[group]}**")
         parts.append(_accuracies(held, sources, brief))
     if not brief:
-        parts += [f"**Cost**, mean over runs. {TIMED}", _costs(measured)]
+        parts += [f"**Cost**, mean over runs. {TIMED} {KEPT}", _costs(measured)]
     parts += [f"[{n}] {source_of(line)}" for line in lines if (n := sources.get(line.label))]
     return "\n\n".join(parts) + "\n"
 
@@ -151,20 +153,31 @@ def not_whole(index: Index, runs: Sequence[RunResults]) -> str:
     )
 
 
+def departures(index: Index) -> str:
+    """What was set by hand for all runs; empty where nothing was."""
+    return f"Set by hand for all runs: {', '.join(f'`{text}`' for text in index.changed)}." if index.changed else ""
+
+
 def _range(counts: Sequence[int]) -> str:
     """One number, or the least and the most."""
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
-def percent(figure: Figure | None) -> str:
+def percent(figure: Figure | None, decimals: int = 1) -> str:
     """Mean and deviation in percent.
 
-    >>> percent(Figure(0.5, 0.0123)), percent(Figure(0.5)), percent(None)
-    ('50.0 ± 1.2', '50.0', '-')
+    >>> percent(Figure(0.5, 0.0123)), percent(Figure(0.82351), 2), percent(None)
+    ('50.0 ± 1.2', '82.35', '-')
     """
     if figure is None:
         return "-"
-    return f"{100 * figure.mean:.1f}" + ("" if figure.deviation is None else f" ± {100 * figure.deviation:.1f}")
+    mean, deviation = 100 * figure.mean, figure.deviation
+    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {100 * deviation:.{decimals}f}")
+
+
+def shown(line: Line, name: str) -> str:
+    """One of a line's figures: what others published with both of the decimals that their tables have."""
+    return percent(line.figure(name), 2 if line.published else 1)
 
 
 def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> str:
@@ -177,7 +190,7 @@ def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> 
     rows = []
     for line in lines:
         label = _cell(line.label) + KINDS.get(line.kind, "")
-        figures = [percent(line.figure(name)) for name in columns]
+        figures = [shown(line, name) for name in columns]
         figures = [f"**{x}**" if line in leaders.get(n, ()) else x for n, x in zip(columns, figures, strict=True)]
         if line.published is not None:
             rows.append([f"{label} [{sources[line.label]}]", "", "-", *figures, *(["-", "-"] if brief else [])])
@@ -236,7 +249,8 @@ def device_of(line: Line) -> str:
 def _protocol(index: Index) -> list[str]:
     if index.protocol is None:
         return []
-    return ["Protocol: " + "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in index.protocol.items())]
+    told = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in index.protocol.items())
+    return [f"Protocol of the published figures: {told}"]
 
 
 def source_of(line: Line) -> str:

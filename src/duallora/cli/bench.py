@@ -28,7 +28,8 @@ def bench(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Runs at once, each a process.", min=1)] = 1,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="ROW", help="Run this row alone; may be repeated.")
+        list[str] | None,
+        typer.Option("--only", metavar="ROW", help="Run this row and that without adaptation; may be repeated."),
     ] = None,
     orders: Annotated[
         int | None, typer.Option("--orders", metavar="N", help="Run the first N class orders.", min=1)
@@ -111,7 +112,7 @@ def _show(console: Console, grid: Grid, outcome: Outcome) -> None:
     from rich.table import Table
 
     from duallora.bench.aggregate import TITLES, tables
-    from duallora.bench.table import percent as spread
+    from duallora.bench.table import shown
 
     for group, lines in tables(outcome.lines).items():
         table = Table(box=SIMPLE_HEAD, title=TITLES[group], title_justify="left")
@@ -120,7 +121,7 @@ def _show(console: Console, grid: Grid, outcome: Outcome) -> None:
             table.add_column(head, justify="right")
         for line in lines:
             names = ("a_last", "a_avg", "forgetting", "task_il", "lost", "task_id")
-            table.add_row(line.label, str(len(line.runs) or "-"), *[spread(line.figure(name)) for name in names])
+            table.add_row(line.label, str(len(line.runs) or "-"), *[shown(line, name) for name in names])
         console.print(table)
     console.print(
         "Percent, mean ± deviation over class orders and seeds. Lost: task given less A last, so what not knowing the "

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from duallora.compat import import_torchvision
+from duallora.data.addresses import ORIGINS
 from duallora.data.arrays import from_arrays, read_npz
 from duallora.data.folder import read_domains, read_folder
 from duallora.data.imageset import ImageSet, Split
 from duallora.data.published import classes, domains, groups
-from duallora.data.published.places import data_root, find
+from duallora.data.published.places import Missing, data_root, find
 from duallora.data.sampling import hold_out
 from duallora.errors import DualLoRAError, unknown
 from duallora.files import user_path
@@ -111,7 +112,7 @@ def load_named(name: str, root: str | Path | None = None, download: bool = True)
     if key == "digits":
         return _digits()
     if key == "five-datasets":
-        return groups.read_five_datasets(lambda part: load_named(part, root, download))
+        return groups.read_five_datasets(lambda part, fetch: load_named(part, root, fetch), download)
     base = data_root(root)
     if key == "omniglot" and download and find(groups.OMNIGLOT, base) is None:
         _fetched(key, _OMNIGLOT, base, download)
@@ -123,10 +124,10 @@ def load_named(name: str, root: str | Path | None = None, download: bool = True)
         raise unknown("data set", name, list_named())
     source = _SOURCES[key]
     folder = _fetched(key, source, base, download)
-    parts = [_part(source, folder, options) for options in source.train]
+    parts = [_part(key, source, folder, options) for options in source.train]
     train = parts[0] if len(parts) == 1 else _joined(parts)
     if source.test is not None:
-        return Split(train, _part(source, folder, source.test).with_classes(train.classes))
+        return Split(train, _part(key, source, folder, source.test).with_classes(train.classes))
     kept, held = hold_out(train.labels, train.classes, 0.2)
     return Split(train.subset(kept), train.subset(held))
 
@@ -243,15 +244,10 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
     if base.is_dir() and not _lacks(source, base, parts):
         return base
     if own.is_dir():
-        raise DualLoRAError(
-            f"'{own}' is not what torchvision expects there ({problem}); lay it out as torchvision unpacks it, or move "
-            "it away and load again"
-        )
-    hint = (
-        f"fetch it{_address(source)} on a machine with network into '{own}', or use 'digits', which needs no download"
-    )
+        raise _unexpected(key, own, problem)
+    cure, instead = ORIGINS[key].told(own), "; or use 'digits', which needs no download"
     if not download:
-        raise DualLoRAError(f"data set '{key}' is not in '{base}' and downloads are off; {hint}")
+        raise Missing(f"data set '{key}' is not in '{base}' and downloads are off", cure, instead)
     partial = base / f"{key}.partial"  # torchvision unpacks in place: only a complete data set gets its name
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -261,17 +257,17 @@ def _fetched(key: str, source: _Torchvision, base: Path, download: bool) -> Path
     except (RuntimeError, OSError) as error:  # URLError and HTTPError are OSErrors
         with contextlib.suppress(OSError):
             partial.rmdir()  # where nothing was fetched; what was stays, for the next try goes on from there
-        raise DualLoRAError(f"data set '{key}' cannot be downloaded ({error}); {hint}") from error
+        raise Missing(
+            f"data set '{key}' cannot be downloaded ({' '.join(str(error).split())})", cure, instead
+        ) from error
     return own
 
 
-def _address(source: _Torchvision) -> str:
-    """Where torchvision itself would fetch from, as far as it says."""
-    import_torchvision()
-    from torchvision import datasets
-
-    address = getattr(getattr(datasets, source.name), "url", None)
-    return f" ({address}, unpacked as torchvision does)" if isinstance(address, str) else ""
+def _unexpected(key: str, folder: Path, problem: object) -> DualLoRAError:
+    return DualLoRAError(
+        f"'{folder}' is not what torchvision expects there ({problem}); lay it out as torchvision unpacks it "
+        f"({ORIGINS[key].told(folder)}), or move it away and load again"
+    )
 
 
 def _lacks(source: _Torchvision, folder: Path, parts: Sequence[Mapping[str, Any]]) -> str:
@@ -291,14 +287,11 @@ def _construct(source: _Torchvision, folder: Path, options: Mapping[str, Any], *
     return getattr(datasets, source.name)(str(folder), **options, download=download)
 
 
-def _part(source: _Torchvision, folder: Path, options: Mapping[str, Any]) -> ImageSet:
+def _part(key: str, source: _Torchvision, folder: Path, options: Mapping[str, Any]) -> ImageSet:
     try:
         data = _construct(source, folder, options, download=False)
     except (RuntimeError, OSError) as error:
-        raise DualLoRAError(
-            f"'{folder}' is not what torchvision expects there ({error}); lay it out as torchvision unpacks it, "
-            "or move it away and load again"
-        ) from error
+        raise _unexpected(key, folder, error) from error
     items = getattr(data, source.images)
     if source.labels:
         images, labels = items, getattr(data, source.labels)

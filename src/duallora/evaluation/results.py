@@ -216,7 +216,7 @@ class RunResults(Record):
             results = cls.model_validate(data)
         except ValidationError as error:
             raise DualLoRAError(f"'{path}' is broken or altered: {_first_errors(error)}; run it again") from error
-        if checksum not in (None, _checksum(data)):
+        if checksum not in (None, checksum_of(data)):
             raise DualLoRAError(f"'{path}' was altered: its checksum is that of other figures; run it again")
         return results
 
@@ -232,7 +232,7 @@ class RunResults(Record):
     def document(self) -> dict[str, Any]:
         """What the file holds, with its checksum."""
         data = self.model_dump(mode="json", exclude={"checksum"})
-        return data | {"checksum": _checksum(data)}
+        return data | {"checksum": checksum_of(data)}
 
     @property
     def on_former_weights(self) -> bool:
@@ -281,7 +281,7 @@ class RunResults(Record):
         return self
 
 
-def _checksum(data: Mapping[str, Any]) -> str:
+def checksum_of(data: Mapping[str, Any]) -> str:
     """SHA-256 of all entries but the checksum itself, however the file is laid out."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
+from duallora.errors import DualLoRAError
+from duallora.evaluation.results import checksum_of
+from duallora.evaluation.run_folder import REDO
 from duallora.evaluation.scoring import StepScores
 
 
 class StepRecord(BaseModel):
-    """What was measured after a task, for every read-out, and what the task cost."""
+    """What was measured after a task, for every read-out, and what the task cost.
+
+    As JSON it bears a checksum of the other entries, as results.json does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,13 +58,33 @@ class StepRecord(BaseModel):
             ended=now,
         )
 
+    @model_serializer(mode="wrap")
+    def _sealed(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return data | {"checksum": checksum_of(data)} if info.mode_is_json() else data
+
 
 def load_steps(folder: Path) -> list[StepRecord]:
-    """The records of tasks 1, 2, ... as far as they go without a gap or a broken file."""
+    """The records of tasks 1, 2, ... as far as they go without a gap or a broken file.
+
+    Those of an earlier version bear no checksum, and are taken as they are: no run begun with it shall be lost.
+
+    Raises:
+        DualLoRAError: one was altered since it was written.
+    """
     steps: list[StepRecord] = []
     while (path := folder / f"{len(steps):03d}.json").exists():
         try:
-            steps.append(StepRecord.model_validate_json(path.read_text()))
-        except (ValidationError, ValueError):
+            data = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
+            break
+        # Before the figures are looked at: what was altered into nonsense is named too, not done over unasked.
+        if data.pop("checksum", None) not in (None, checksum_of(data)):
+            raise DualLoRAError(
+                f"'{path}' was altered: its checksum is that of other figures; {REDO}, or give another --out"
+            )
+        try:
+            steps.append(StepRecord.model_validate(data))
+        except ValidationError:
             break
     return steps

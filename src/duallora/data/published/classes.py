@@ -42,7 +42,8 @@ CARS = Published(
     "cars",
     ("stanford_cars", "stanford-cars", "cars196", "car_data"),
     ("devkit/cars_meta.mat", "train/*"),
-    "a mirror (the authors' page is gone; https://github.com/pytorch/vision/issues/7545 names some)",
+    "a mirror that has devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat (the authors' page is gone; "
+    "https://github.com/pytorch/vision/issues/7545 names some)",
     "devkit/cars_meta.mat",
 )
 TINY_IMAGENET = Published(

@@ -16,7 +16,7 @@ PACS = Published(
     "pacs",
     ("kfold", "images", "pacs_data"),
     ("art_painting/dog",),
-    "https://domaingeneralization.github.io/#data",
+    "https://domaingeneralization.github.io/#data (the images: art_painting/, cartoon/, photo/ and sketch/)",
     "art_painting/dog",
 )
 DOMAINNET = Published(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch.nn.functional import pad
 
+from duallora.data.addresses import spoken
 from duallora.data.imageset import ImageSet, Split
 from duallora.data.published.lists import class_folders, listed
-from duallora.data.published.places import Published, located
+from duallora.data.published.places import Missing, Published, located
 from duallora.data.sampling import hold_out
 from duallora.data.transforms import Preprocessing
 from duallora.errors import DualLoRAError
@@ -28,6 +29,9 @@ OMNIGLOT = Published(
 
 FIVE = ("svhn", "mnist", "cifar10", "notmnist", "fashion-mnist")
 """The parts of five-datasets, in the order in which it is published."""
+
+BY_HAND = "notmnist"
+"""The part of five-datasets that cannot be downloaded."""
 
 SIDE = 32
 """Pixels a side of five-datasets: what is smaller gets a black margin."""
@@ -54,16 +58,55 @@ def read_omniglot(root: str | Path | None = None, download: bool = True) -> Spli
     return Split(images.subset(kept), images.subset(held))
 
 
-def read_five_datasets(load: Callable[[str], Split]) -> Split:
+def read_five_datasets(load: Callable[[str, bool], Split], download: bool = True) -> Split:
     """SVHN, MNIST, CIFAR-10, notMNIST and Fashion-MNIST with 10 classes each, called 'part/class', all of 32 px.
 
+    Nothing is downloaded as long as the part that cannot be is not there: a gigabyte would be fetched for nothing.
+
     Args:
-        load: gives a data set by name.
+        load: gives a data set by name; the flag says whether it may be downloaded.
+        download: whether the network may be used.
+
+    Raises:
+        DualLoRAError: parts are not there, or broken; all of them are named.
     """
-    parts = [(name, load(name)) for name in FIVE]
-    train = ImageSet.concat([_prepared(name, split.train) for name, split in parts])
-    test = ImageSet.concat([_prepared(name, split.test) for name, split in parts])
+    found: dict[str, Split] = {}
+    lacking: dict[str, DualLoRAError] = {}
+
+    def take(names: tuple[str, ...], fetch: bool) -> None:
+        for name in names:
+            try:
+                found[name] = load(name, fetch)
+            except DualLoRAError as error:
+                lacking[name] = error
+            else:
+                lacking.pop(name, None)
+
+    take(FIVE, False)
+    tried = download and BY_HAND not in lacking
+    if tried:
+        take(tuple(lacking), True)
+    if lacking:
+        raise _incomplete(lacking, download, tried)
+    train = ImageSet.concat([_prepared(name, found[name].train) for name in FIVE])
+    test = ImageSet.concat([_prepared(name, found[name].test) for name in FIVE])
     return Split(train, test.with_classes(train.classes))
+
+
+def _incomplete(lacking: Mapping[str, DualLoRAError], download: bool, tried: bool) -> DualLoRAError:
+    """Every part that is not there, with what to do about each."""
+    why = "" if tried else ", and downloads are off"
+    if download and not tried:
+        why = f", of which '{BY_HAND}' cannot be downloaded (nothing was; the others are, once it is there)"
+        why = why if len(lacking) > 1 else ", which cannot be downloaded"
+    told = []
+    for name in sorted(lacking, key=lambda name: name != BY_HAND):  # what only a person can fetch comes first
+        error, problem = lacking[name], str(lacking[name])
+        if isinstance(error, Missing):  # the rest of its message would be the same for every part
+            problem = f"{error.what}; {error.cure}" if tried else error.cure
+        told.append(f"'{name}': {problem}")
+    names = spoken([f"'{name}'" for name in lacking])
+    return DualLoRAError(f"data set 'five-datasets' lacks {names}{why}. {'; '.join(told)}")
 
 
 def _prepared(part: str, images: ImageSet) -> ImageSet:

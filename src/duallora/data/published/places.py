@@ -12,6 +12,19 @@ from duallora.errors import DualLoRAError
 from duallora.files import user_path
 
 
+class Missing(DualLoRAError):
+    """A data set is not there.
+
+    Attributes:
+        what: which, and why it is not.
+        cure: what to fetch, and where to put it.
+    """
+
+    def __init__(self, what: str, cure: str = "", instead: str = "") -> None:
+        super().__init__("; ".join(part for part in (what, cure) if part) + instead)
+        self.what, self.cure = what, cure
+
+
 @dataclass(frozen=True)
 class Published:
     """A data set of the literature.
@@ -63,13 +76,14 @@ def find(source: Published, base: Path) -> Path | None:
     return None
 
 
-def missing(source: Published, base: Path) -> DualLoRAError:
+def missing(source: Published, base: Path) -> Missing:
     """What to download and where to put it."""
     own = base / source.name
     held = f" (what lies in '{own}' is something else)" if own.is_dir() else ""
-    return DualLoRAError(
-        f"data set '{source.name}' is not in '{base}'{held}; get it from {source.obtain} and unpack it so that "
-        f"'{own / source.expected}' is there, or say where it is with stream.root=FOLDER or the variable DUALLORA_DATA"
+    return Missing(
+        f"data set '{source.name}' is not in '{base}'{held}",
+        f"get it from {source.obtain} and unpack it so that '{own / source.expected}' is there",
+        ", or say where it is with stream.root=FOLDER or the variable DUALLORA_DATA",
     )
 
 
