@@ -71,7 +71,7 @@ def test_every_method_that_trains_is_searched_alike() -> None:
         if not name.endswith("-slow"):
             found = {variant: config.training.learning_rate for variant, config in held.items() if variant in RATES}
             assert found == pytest.approx({variant: best * factor for variant, factor in RATES.items()}, rel=0.05)
-        if name in ("joint", "sdlora-code"):
+        if name == "joint":
             continue
         longer = held["twice the epochs"].training
         assert (longer.epochs, longer.learning_rate) == (2 * SUITES["search"].base.training["epochs"], own), name
