@@ -184,6 +184,15 @@ def test_published_figures_stand_beside_with_their_source(filled: Callable[..., 
     assert "**99.5" not in text  # not ours to be best with
 
 
+def test_a_source_of_several_lines_is_named_once(filled: Callable[..., Any]) -> None:
+    figures = {name: {"a_last": 50.0 + n, "source": f"table {n // 2}"} for n, name in enumerate("abc")}
+    _, index, lines = filled({"protocol": "p"}, protocols={"p": PROTOCOL | {"figures": figures}})
+    text = markdown(index, list(lines.values()))
+    assert re.findall(r"(\w), published \[(\d)\]", text) == [("c", "2"), ("b", "1"), ("a", "1")]
+    assert text.endswith("[1] table 0\n\n[2] table 1\n")
+    assert page(index, list(lines.values())).count("<li>table ") == 2
+
+
 def test_a_published_line_with_means_over_tasks_alone_has_its_place(filled: Callable[..., Any]) -> None:
     figures = {"Tasks": {"a_last_tasks": 99.9, "source": "a table"}, "None": {"a_avg": 99.9, "source": "a table"}}
     _, _, lines = filled({"protocol": "p"}, protocols={"p": PROTOCOL | {"figures": figures}})

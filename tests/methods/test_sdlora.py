@@ -163,10 +163,19 @@ def test_a_direction_that_earlier_ones_express_is_absorbed(backbone: Backbone) -
     assert len(method.magnitudes) == 3
 
 
+CODED: dict[str, object] = {"norm": "factors", "current": "plain", "magnitude": 0.8, "restart": True}
+
+
+@pytest.mark.parametrize("options", [{}, CODED], ids=["paper", "code"])
 @pytest.mark.parametrize("before", [0, 2])
-def test_a_task_of_one_class_leaves_no_random_direction(backbones: Callable[..., Backbone], before: int) -> None:
-    """Its loss is zero: the direction is as it was drawn, which at length one would act like any other."""
-    method, other = taught(backbones(), before), made(backbones())
+def test_a_task_of_one_class_leaves_no_random_direction(
+    backbones: Callable[..., Backbone], before: int, options: dict[str, object]
+) -> None:
+    """Its loss is zero: the direction is as it was drawn, which at length one would act like any other.
+
+    In the code's way it is zero, and divided by its length in each task to come it would be infinite in the end.
+    """
+    method, other = taught(backbones(), before, **options), made(backbones(), **options)
     weight = [site.weight.clone() for site in method.sites]
     learn(method, before, images(8, 9), (2 * before,), take_a_step)
     assert len(method.magnitudes) == before

@@ -8,7 +8,7 @@ from typing import Any
 
 from duallora.bench.aggregate import FIGURES, TITLES, Line, best, costs, tables
 from duallora.bench.index import Index
-from duallora.bench.table import KINDS, TIMED, device_of, facts, not_whole, source_of
+from duallora.bench.table import KINDS, TIMED, device_of, facts, not_whole, numbered, source_of
 from duallora.report.charts import Curves, curves
 from duallora.report.summary import Figure
 from duallora.report.templating import rendered
@@ -37,7 +37,7 @@ def page(index: Index, lines: Sequence[Line]) -> str:
     """The page as text; `lines` has at least one that was measured."""
     measured = [line for line in lines if line.runs]
     hue_of = _hues(measured)
-    numbers = {line.label: n for n, line in enumerate([line for line in lines if line.published], 1)}
+    numbers = numbered(lines)
     trainings = list({line.row: line for line in reversed(measured)}.values())[::-1]
     runs = [run for line in measured for run in line.runs]
     spent = [(line, line.timed.seconds, costs(line) | {"device": device_of(line)}) for line in trainings]
@@ -51,7 +51,7 @@ def page(index: Index, lines: Sequence[Line]) -> str:
         timed=TIMED,
         phases=list(dict.fromkeys(phase for _, phases, _ in spent for phase in phases)),
         trainings=[(line, phases, cost | _absent(cost)) for line, phases, cost in spent],
-        sources=[source_of(line) for line in lines if line.published],
+        sources=list(numbers),
         about={name: row.about for name, row in index.rows.items() if row.about},
         files=sum(len(line.runs) for line in measured),
         hue_of=hue_of,
@@ -72,7 +72,7 @@ def _section(title: str, lines: Sequence[Line], hue_of: Mapping[str, int], numbe
     leaders = {name: best(lines, name) for name in FIGURES if name.startswith("a_")}
     rows = []
     for line in lines:
-        note = f" [{numbers[line.label]}]" if line.published else KINDS.get(line.kind, "")
+        note = f" [{numbers[source_of(line)]}]" if line.published else KINDS.get(line.kind, "")
         rows.append(Entry(line, note, [(line.figure(name), line in leaders.get(name, ())) for name in FIGURES]))
     drawn = [(line.label, curve) for line in lines if line.runs and (curve := line.group.curve)]
     named = [(label, hue_of[label], curve) for label, curve in drawn]

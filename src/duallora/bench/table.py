@@ -110,7 +110,7 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
     measured = [line for line in lines if line.runs]
     if not measured:
         return "No run has finished yet.\n"
-    sources = {line.label: number for number, line in enumerate([x for x in lines if x.published], 1)}
+    numbers = numbered(lines)
     runs = [run for line in measured for run in line.runs]
     about = [] if brief else [index.about]
     parts = [facts(runs), *filter(None, [*about, not_whole(index, runs), departures(index)]), *_protocol(index)]
@@ -120,10 +120,10 @@ def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str
     for group, held in grouped.items():
         if len(grouped) > 1 or not brief:
             parts.append(f"**{TITLES[group]}**")
-        parts.append(_accuracies(held, sources, brief))
+        parts.append(_accuracies(held, numbers, brief))
     if not brief:
         parts += [f"**Cost**, mean over runs. {TIMED} {KEPT}", _costs(measured)]
-    parts += [f"[{n}] {source_of(line)}" for line in lines if (n := sources.get(line.label))]
+    parts += [f"[{number}] {source}" for source, number in numbers.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -180,7 +180,7 @@ def shown(line: Line, name: str) -> str:
     return percent(line.figure(name), 2 if line.published else 1)
 
 
-def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> str:
+def _accuracies(lines: Sequence[Line], numbers: dict[str, int], brief: bool) -> str:
     columns = BRIEF if brief else tuple(FIGURES)
     leaders = {name: best(lines, name) for name in ("a_last", "a_avg")}
     if brief:
@@ -193,7 +193,7 @@ def _accuracies(lines: Sequence[Line], sources: dict[str, int], brief: bool) -> 
         figures = [shown(line, name) for name in columns]
         figures = [f"**{x}**" if line in leaders.get(n, ()) else x for n, x in zip(columns, figures, strict=True)]
         if line.published is not None:
-            rows.append([f"{label} [{sources[line.label]}]", "", "-", *figures, *(["-", "-"] if brief else [])])
+            rows.append([f"{label} [{numbers[source_of(line)]}]", "", "-", *figures, *(["-", "-"] if brief else [])])
             continue
         cost = costs(line)
         time = _plain(seconds(cost["seconds"])) + (f" ({line.device})" if len(devices) > 1 else "")
@@ -257,6 +257,11 @@ def source_of(line: Line) -> str:
     """Where a published line comes from."""
     assert line.published is not None
     return line.published.source + (f" ({line.published.note})" if line.published.note else "")
+
+
+def numbered(lines: Sequence[Line]) -> dict[str, int]:
+    """The sources of published lines, each once, with the number that lines bear."""
+    return {text: n for n, text in enumerate(dict.fromkeys(source_of(line) for line in lines if line.published), 1)}
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -179,8 +179,7 @@ def _show_plan(console: Console, grid: Grid, chosen: list[Cell], planned: Plan, 
     console.print(table)
     total = sum(estimate.seconds for estimate in planned.estimates.values()) / jobs
     at_once = f", {jobs} at once" if jobs > 1 else ""
-    console.print(
-        f"{len(planned.estimates)} of {len(chosen)} runs to go{at_once}: about {seconds(total)}", soft_wrap=True
-    )
+    time = f": about {seconds(total)}" if planned.estimates else ""
+    console.print(f"{len(planned.estimates)} of {len(chosen)} runs to go{at_once}{time}", soft_wrap=True)
     if planned.data:
         console.print(f"The data cannot be used: {planned.data}", soft_wrap=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from duallora.lowrank.adapted import LowRank, Slot
-from duallora.lowrank.directions import Norm, gram, lengths
+from duallora.lowrank.directions import Norm, divisors, gram, lengths
 
 
 class DirectedLinear(nn.Module):
@@ -80,7 +80,7 @@ class DirectedLinear(nn.Module):
         for name, (_, width) in self.rows.items():
             A, B = (factor.to(device) for factor in self.factors[name])
             with torch.autocast(device.type, enabled=False):
-                A = A / lengths(A, B, self.owner, K, self.norm)[self.owner].unsqueeze(1)
+                A = A / divisors(A, B, self.owner, K, self.norm)[self.owner].unsqueeze(1)
             self.factors[name] = (A, B)
             new = LowRank(A.shape[1], width, rank)
             if self.normalise_live:
@@ -93,11 +93,13 @@ class DirectedLinear(nn.Module):
     def turned(self) -> float:
         """1 - cosine between the direction in training and where it began, the most of all targets.
 
-        Weight decay alone turns nothing.
+        Weight decay alone turns nothing, nor has anything turned that is zero still.
         """
         most = 0.0
         for name, (A, B) in self.start.items():
             new = cast(LowRank, self.live[name])
+            if not new.B.any():
+                continue
             pair = torch.cat([A, new.A.detach()]).cpu().double(), torch.cat([B, new.B.detach()], 1).cpu().double()
             G = gram(*pair, torch.tensor([0] * len(A) + [1] * len(new.A)), 2)
             most = max(most, 1 - float(G[0, 1] / (G[0, 0] * G[1, 1]).sqrt().clamp_min(1e-30)))

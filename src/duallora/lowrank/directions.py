@@ -48,6 +48,17 @@ def lengths(A: Tensor, B: Tensor, owner: Tensor, count: int, norm: Norm) -> Tens
     return ((A.square().sum(1) @ sums) * (B.square().sum(0) @ sums)).clamp_min(_SMALLEST**2).sqrt()
 
 
+def divisors(A: Tensor, B: Tensor, owner: Tensor, count: int, norm: Norm) -> Tensor:
+    """`lengths`, and one for a direction that has none: divided again and again it would end at infinity times zero.
+
+    >>> A, B, one = torch.ones(1, 4), torch.zeros(3, 1), torch.tensor([0])
+    >>> divisors(A, B, one, 1, "factors").item()
+    1.0
+    """
+    found = lengths(A, B, owner, count, norm)
+    return torch.where(found > 2 * _SMALLEST, found, torch.ones_like(found))
+
+
 def combination(G: Tensor) -> tuple[Tensor, float]:
     """The last direction as a least-squares combination of the others.
 

@@ -100,8 +100,8 @@ class SDLoRA(ReadingMethod):
     - `reduced`: tasks are counted from one.
     - Heads start from small random weights and no bias, in every method here; the authors' from PyTorch's default.
     - Batches of 128 are not taken over; cosine, warm-up and clipping of gradients are the library's under the defaults.
-    - A task that turns no normalised direction, such as one of a single class, keeps none: at length one what was drawn
-      at random would act like a learned one.
+    - A task that turns no direction, such as one of a single class, keeps none: at length one what was drawn at random
+      would act like a learned one.
     """
 
     name: ClassVar[str] = "sdlora"
@@ -138,7 +138,7 @@ class SDLoRA(ReadingMethod):
 
     def end_task(self, batches: Batches) -> None:
         """Freeze or absorb the direction, fold the sum, one pass for the class Gaussians."""
-        learned = self.config.current != "normalised" or any(site.turned() > _TURNED for site in self._sites())
+        learned = any(site.turned() > _TURNED for site in self._sites())
         for site in self._sites():
             site.end()
         self._settle(self.magnitudes.detach())
