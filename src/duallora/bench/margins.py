@@ -12,7 +12,7 @@ from duallora.bench.suite import Group
 
 FROZEN = ("ncm", "slda", "probe")  # methods that leave the backbone as it came
 OURS: dict[Group, str] = {"none": "duallora+tasks", "statistics": "duallora"}
-"""Lines whose margins are told: chosen before any result, where the best of a rival's read-outs is taken."""
+"""Lines whose margins are told: the same on every suite, where of others the read-out that is best there is taken."""
 PARTS = {
     "reading the network at several depths": ("slda", "slda-final"),
     "a covariance per class": ("slda+quadratic", "slda"),
