@@ -61,6 +61,7 @@ def test_the_table_tells_the_mean_and_every_order(grid_of: Callable[..., Grid], 
     table = margins_table([grid.folder])
     for row in ("ncm", "slca"):  # of these made-up runs `ncm` comes nearer than `slda`
         gaps = [100 * (ours.a_last - theirs.a_last) for ours, theirs in zip(runs["duallora"], runs[row], strict=True)]
-        assert f"{sum(gaps) / 2:.1f} ({gaps[0]:.1f}, {gaps[1]:.1f}) `{row}`".replace("-0.0", "0.0") in table
+        told = f"{sum(gaps) / 2:.1f} ({gaps[0]:.1f}, {gaps[1]:.1f}) `{row}`".replace("-0.0", "0.0")
+        assert told.replace("-", "\u2212") in table
     assert table.startswith("**Keeps class statistics")  # no line `duallora+tasks`, so no other table
     assert f"| `{grid.folder.name}` |" in table

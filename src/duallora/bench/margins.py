@@ -9,6 +9,8 @@ from pathlib import Path
 from duallora.bench.aggregate import TITLES, Line, collect, seen, tables
 from duallora.bench.index import Index
 from duallora.bench.suite import Group
+from duallora.bench.table import pipe_table
+from duallora.report.numbers import share
 
 FROZEN = ("ncm", "slda", "probe")  # methods that leave the backbone as it came
 OURS: dict[Group, str] = {"none": "duallora+tasks", "statistics": "duallora"}
@@ -45,8 +47,7 @@ def margins_table(folders: Sequence[Path]) -> str:
                 told = [_told(ours, held, name) for name in ("a_last", "a_avg")]
                 rows.append([f"`{folder.name}`", *[cell for cells in told for cell in cells]])
         if rows:
-            lines = ["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows]]
-            parts += [f"**{title}** (`{OURS[group]}`)", "\n".join(lines)]
+            parts += [f"**{title}** (`{OURS[group]}`)", pipe_table(heads, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -63,7 +64,7 @@ def parts_table(folders: Sequence[Path]) -> str:
         if any(cell != "-" for cell in cells):
             rows.append([f"{part} (`{labels[0]}` less `{labels[1]}`)", *cells])
     heads = ["part", *[f"`{folder.name}`" for folder in folders]]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows]) + "\n"
+    return pipe_table(heads, rows) + "\n"
 
 
 def differences(ours: Line, theirs: Line, name: str) -> list[float]:
@@ -88,7 +89,7 @@ def nearest(ours: Line, held: Sequence[Line], name: str, *, frozen: bool) -> Lin
 def _told(ours: Line, held: Sequence[Line], name: str) -> list[str]:
     """A figure, and how far above others it is: "1.6 (1.7, 1.3, 1.8) `slda`"."""
     figure = ours.figure(name)
-    cells = ["-" if figure is None else _points(figure.mean)]
+    cells = [share(figure.mean) if figure else "-"]
     for frozen in (True, False):
         other = nearest(ours, held, name, frozen=frozen)
         if other is None:
@@ -100,10 +101,4 @@ def _told(ours: Line, held: Sequence[Line], name: str) -> list[str]:
 
 def _spread(gaps: Sequence[float]) -> str:
     """The mean, and every order."""
-    return f"{_points(statistics.fmean(gaps))} ({', '.join(_points(gap) for gap in gaps)})"
-
-
-def _points(value: float) -> str:
-    """A share of 1 in percent; no minus before nothing."""
-    text = f"{100 * value:.1f}"
-    return "0.0" if text == "-0.0" else text
+    return f"{share(statistics.fmean(gaps))} ({', '.join(share(gap) for gap in gaps)})"

@@ -56,7 +56,7 @@ def readouts_table(folder: Path) -> str:
         rows.append([_cell(name) + KINDS.get(own.kind, ""), str(len(own.runs)), own.readout, *figures, *by_readout])
     about = facts([run for line in measured for run in line.runs])
     told = "A row's figures are by its own read-out; what others make of the same training is its A last by each."
-    return f"{about} {told}\n\n{_table(heads, rows)}\n"
+    return f"{about} {told}\n\n{pipe_table(heads, rows)}\n"
 
 
 def variants_table(folder: Path) -> str:
@@ -96,7 +96,7 @@ def _variants(index: Index, lines: Sequence[Line], named: bool = False) -> str:
         ]
         bold = [f"**{t}**" if f and f.mean == most else t for f, t in zip(figures, told, strict=True)]
         rows.append([_cell(method), *bold])
-    return _table(["row", *variants], rows)
+    return pipe_table(["row", *variants], rows)
 
 
 def markdown(index: Index, lines: Sequence[Line], *, brief: bool = False) -> str:
@@ -199,7 +199,7 @@ def _accuracies(lines: Sequence[Line], numbers: dict[str, int], brief: bool) -> 
         time = _plain(seconds(cost["seconds"])) + (f" ({line.device})" if len(devices) > 1 else "")
         end = [time, _plain(size(cost["bytes_kept"]))] if brief else []
         rows.append([label, line.readout, str(len(line.runs)), *figures, *end])
-    return _table(heads, rows)
+    return pipe_table(heads, rows)
 
 
 def _best_of_rows(lines: Sequence[Line]) -> list[Line]:
@@ -234,7 +234,7 @@ def _costs(lines: Sequence[Line]) -> str:
                 f"{cost['passes_per_image']:.3g}",
             ]
         )
-    return _table(heads, rows)
+    return pipe_table(heads, rows)
 
 
 def device_of(line: Line) -> str:
@@ -264,7 +264,8 @@ def numbered(lines: Sequence[Line]) -> dict[str, int]:
     return {text: n for n, text in enumerate(dict.fromkeys(source_of(line) for line in lines if line.published), 1)}
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipe_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join([*lines, *["| " + " | ".join(row) + " |" for row in rows]])
 
